@@ -1,0 +1,14 @@
+//! What this host ought to hold: endpoints, routes, neighbours, sysctls, sets, and what BGP should say.
+//!
+//! ```text
+//! Event ──▶ Engine ──▶ Desired + Changes          (fast, incremental)
+//! Snapshot ──────────▶ desired()                  (plain, the oracle the engine is held against)
+//! ```
+//!
+//! Pure: no clock, no I/O, no randomness; output depends on present state only. Bad input never stops
+//! the rest: it becomes a [`Finding`] and its endpoint fails closed.
+#![forbid(unsafe_code)]
+
+mod desired;
+
+pub use desired::{BgpIntent, Changes, Desired, Finding, Guard, Link, Nat, PeerIntent, Route, Source, Sysctl};

@@ -1,0 +1,14 @@
+//! The nouns of networking as types: prefix, MAC, ASN, link name, route protocol, table.
+//!
+//! Everything here is a value: parsing, printing, comparing. Nothing reads the system.
+#![forbid(unsafe_code)]
+
+mod asn;
+mod link;
+mod prefix;
+mod route;
+
+pub use asn::{Asn, ParseAsnError};
+pub use link::{IfIndex, IfName, Mac, ParseIfNameError, ParseMacError};
+pub use prefix::{Family, ParsePrefixError, Prefix};
+pub use route::{Metric, RouteProtocol, TableId};
