@@ -1,1 +1,16 @@
-//! x
+//! Read back, diff, apply: the only crate that makes system calls on behalf of the data path.
+//!
+//! ```text
+//! Desired ──▶ Kernel::sync_* ──▶ Reconciler (diff) ──▶ Table::write ──▶ netlink ──▶ kernel
+//!                                     ▲ actual               read_back, events ──────┘
+//! ```
+//!
+//! * [`netlink`]: one small message builder and socket for rtnetlink, nfnetlink and tc.
+//! * [`Error`]: what was attempted, what the kernel said.
+//!
+//! Everything acts in the network namespace of the thread that opened the socket.
+
+mod error;
+pub mod netlink;
+
+pub use error::Error;
