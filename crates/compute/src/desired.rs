@@ -27,6 +27,8 @@ pub struct Desired {
     pub nat: Nat,
     /// What the BGP speaker should hold. `None` until configuration says who we are.
     pub bgp: Option<BgpIntent>,
+    /// What may be advertised once the kernel has acknowledged its route.
+    pub advertise: BTreeSet<Prefix>,
     /// What is wrong, by object.
     pub findings: BTreeMap<String, Finding>,
 }
@@ -97,8 +99,6 @@ pub struct BgpIntent {
     pub speaker: SpeakerConfig,
     /// Whom we talk to.
     pub peers: BTreeMap<IpAddr, PeerIntent>,
-    /// What may be advertised once the kernel has acknowledged its route.
-    pub advertise: BTreeSet<Prefix>,
 }
 
 /// A peer, and why we have it.
@@ -164,8 +164,32 @@ pub struct Changes {
     pub sources: BTreeSet<Source>,
     /// Guard, NAT: rare, and small.
     pub skeleton: bool,
-    /// The BGP intent but for `advertise`.
+    /// Who we are in BGP, and our peers.
     pub bgp: bool,
     /// Prefixes to advertise or not.
     pub advertise: BTreeSet<Prefix>,
+}
+
+impl std::fmt::Display for Finding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::AddressTaken { address, by } => {
+                write!(f, "{address} belongs to {by}, which comes first by name: give one of them another address")
+            }
+            Self::LinkTaken { link, by } => {
+                write!(f, "interface {link} belongs to {by}, which comes first by name: delete one of them")
+            }
+            Self::LinkUnguarded { link, prefixes } => {
+                let prefixes = prefixes.join(", ");
+                write!(
+                    f,
+                    "interface {link} has none of the guarded name prefixes ({prefixes}): rename it, or set interfacePrefix"
+                )
+            }
+            Self::Invalid { reason } | Self::PeerUnusable { reason } => f.write_str(reason),
+            Self::NodeUnknown => {
+                f.write_str("there is no Node resource of this name: create one with spec.bgp.ipv4Address")
+            }
+        }
+    }
 }

@@ -10,5 +10,14 @@
 #![forbid(unsafe_code)]
 
 mod desired;
+mod engine;
+mod link;
+mod oracle;
+mod peers;
+mod snapshot;
 
 pub use desired::{BgpIntent, Changes, Desired, Finding, Guard, Link, Nat, PeerIntent, Route, Source, Sysctl};
+pub use engine::Engine;
+pub use link::{FIXED_HOST_MAC, host_sysctls, link_sysctls};
+pub use oracle::desired;
+pub use snapshot::{Event, Snapshot};

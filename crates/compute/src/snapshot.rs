@@ -1,0 +1,184 @@
+//! What is known: resources, the endpoints of this host, and the paths that BGP has learned.
+
+use lasthop_model::{
+    BgpConfiguration, BgpPeer, EndpointKey, IpPool, Key, Node, NodeName, Overlay, Resource, Settings, SettingsScope,
+    WorkloadEndpoint,
+};
+use lasthop_net::Prefix;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+/// A change of what is known. Events may come coalesced, repeated, stale or as deletes of nothing: each
+/// carries the whole value, and nothing is concluded from their order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A resource is as given.
+    Put(Key, Resource),
+    /// A resource does not parse: it counts as absent, and is named.
+    Invalid {
+        /// The resource.
+        key: Key,
+        /// Why, in one line.
+        reason: String,
+    },
+    /// A resource is gone.
+    Gone(Key),
+    /// The paths to a prefix that BGP has learned lead through these next hops; none: there is no path.
+    Learned {
+        /// The prefix.
+        prefix: Prefix,
+        /// Equal next hops.
+        next_hops: BTreeSet<IpAddr>,
+    },
+}
+
+/// All that is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Nodes.
+    pub nodes: BTreeMap<NodeName, Node>,
+    /// Endpoints of this host only: others' addresses come by BGP.
+    pub endpoints: BTreeMap<EndpointKey, WorkloadEndpoint>,
+    /// Pools, by name.
+    pub pools: BTreeMap<String, IpPool>,
+    /// The cluster's BGP configuration.
+    pub bgp: Option<BgpConfiguration>,
+    /// BGP peers, by name.
+    pub peers: BTreeMap<String, BgpPeer>,
+    /// Settings, by scope.
+    pub overlays: BTreeMap<SettingsScope, Overlay>,
+    /// Learned paths.
+    pub learned: BTreeMap<Prefix, BTreeSet<IpAddr>>,
+    /// Quarantined resources.
+    pub invalid: BTreeMap<Key, String>,
+}
+
+/// Which parts of [`crate::Desired`] an event can reach.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    Nothing,
+    Endpoint { key: EndpointKey, before: Option<WorkloadEndpoint> },
+    Route(Prefix),
+    Bgp,
+    Everything,
+}
+
+impl Snapshot {
+    /// Takes in an event, as `node` sees it.
+    pub fn apply(&mut self, node: &NodeName, event: Event) {
+        let _ = self.take(node, event);
+    }
+
+    pub(crate) fn take(&mut self, node: &NodeName, event: Event) -> Reach {
+        match event {
+            Event::Put(key, resource) => {
+                self.invalid.remove(&key);
+                self.put(node, &key, resource)
+            }
+            Event::Invalid { key, reason } => {
+                let reach = self.gone(&key);
+                self.invalid.insert(key, reason);
+                reach
+            }
+            Event::Gone(key) => {
+                self.invalid.remove(&key);
+                self.gone(&key)
+            }
+            Event::Learned { prefix, next_hops } => {
+                if next_hops.is_empty() {
+                    self.learned.remove(&prefix);
+                } else {
+                    self.learned.insert(prefix, next_hops);
+                }
+                Reach::Route(prefix)
+            }
+        }
+    }
+
+    fn put(&mut self, node: &NodeName, key: &Key, resource: Resource) -> Reach {
+        match resource {
+            Resource::WorkloadEndpoint(endpoint) if endpoint.node != *node => self.gone(key),
+            Resource::WorkloadEndpoint(endpoint) => {
+                let key = endpoint.key.clone();
+                let before = self.endpoints.insert(key.clone(), endpoint);
+                Reach::Endpoint { key, before }
+            }
+            Resource::Node(value) => {
+                self.nodes.insert(value.name.clone(), value);
+                Reach::Bgp
+            }
+            Resource::BgpConfiguration(value) => {
+                if key.name != "default" {
+                    return Reach::Nothing;
+                }
+                self.bgp = Some(value);
+                Reach::Bgp
+            }
+            Resource::BgpPeer(value) => {
+                self.peers.insert(value.name.clone(), value);
+                Reach::Bgp
+            }
+            Resource::IpPool(value) => {
+                self.pools.insert(value.name.clone(), value);
+                Reach::Everything
+            }
+            Resource::Settings { scope, overlay } => {
+                self.overlays.insert(scope, overlay);
+                Reach::Everything
+            }
+        }
+    }
+
+    fn gone(&mut self, key: &Key) -> Reach {
+        use lasthop_model::Kind;
+        match key.kind {
+            Kind::WorkloadEndpoint => {
+                let namespace = key.namespace.clone().unwrap_or_default();
+                let key = EndpointKey { namespace, name: key.name.clone() };
+                match self.endpoints.remove(&key) {
+                    Some(before) => Reach::Endpoint { key, before: Some(before) },
+                    None => Reach::Nothing,
+                }
+            }
+            Kind::Node => {
+                self.nodes.retain(|name, _| name.as_str() != key.name);
+                Reach::Bgp
+            }
+            Kind::BgpConfiguration => {
+                if key.name == "default" {
+                    self.bgp = None;
+                }
+                Reach::Bgp
+            }
+            Kind::BgpPeer => {
+                self.peers.remove(&key.name);
+                Reach::Bgp
+            }
+            Kind::IpPool => {
+                self.pools.remove(&key.name);
+                Reach::Everything
+            }
+            Kind::FelixConfiguration => {
+                let name = key.name.strip_prefix("node.");
+                self.overlays.retain(|scope, _| match (scope, name) {
+                    (SettingsScope::Default, None) => key.name != "default",
+                    (SettingsScope::Node(node), Some(name)) => node.as_str() != name,
+                    _ => true,
+                });
+                Reach::Everything
+            }
+        }
+    }
+
+    /// The settings in force on `node`.
+    #[must_use]
+    pub fn settings(&self, node: &NodeName) -> Settings {
+        let mut settings = Settings::default();
+        for scope in [SettingsScope::Default, SettingsScope::Node(node.clone())] {
+            if let Some(overlay) = self.overlays.get(&scope) {
+                overlay.lay_over(&mut settings);
+            }
+        }
+        settings
+    }
+}
