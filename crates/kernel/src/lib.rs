@@ -6,11 +6,13 @@
 //! ```
 //!
 //! * [`netlink`]: one small message builder and socket for rtnetlink, nfnetlink and tc.
+//! * [`reconcile`]: one diff for every table.
 //! * [`Error`]: what was attempted, what the kernel said.
 //!
 //! Everything acts in the network namespace of the thread that opened the socket.
 
 mod error;
 pub mod netlink;
+pub mod reconcile;
 
 pub use error::Error;

@@ -1,1 +1,3 @@
-//! x
+//! Fakes, state sequences and real daemons for tests.
+
+pub mod fake;
