@@ -1,0 +1,83 @@
+//! `lasthop bgp`: the speaker's process, and questions to it.
+
+use crate::connect::{AgentSocket, Context};
+use crate::exit::{Exit, Failure, Outcome};
+use crate::log;
+use crate::output::{self, Output};
+use lasthop_agent::api::Request;
+use lasthop_net::Prefix;
+use serde_json::Value;
+
+/// Run the BGP speaker, or ask it: peers, paths, why a path
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Without a command the speaker itself runs, in a process of its own, so that an agent that ends or is upgraded
+drops no session.
+
+Examples:
+  lasthop bgp --config /etc/lasthop/lasthop.yaml
+  lasthop bgp peers
+  lasthop bgp why 10.65.0.21/32")]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// The peers: state, since when, last error in words, prefixes in and out
+    #[command(after_help = "Examples:\n  lasthop bgp peers\n  lasthop bgp peers -o json")]
+    Peers(Ask),
+    /// Every path the speaker knows, best ones marked
+    #[command(after_help = "Examples:\n  lasthop bgp paths\n  lasthop bgp paths 10.65.0.21/32")]
+    Paths {
+        /// Only of this prefix
+        #[arg(value_parser = prefix)]
+        prefix: Option<Prefix>,
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// Why a path won or lost, and why it is or is not advertised to each peer
+    #[command(after_help = "Examples:\n  lasthop bgp why 10.65.0.21/32\n  lasthop bgp why 10.65.0.21")]
+    Why {
+        /// The prefix; an address stands for its /32 or /128
+        #[arg(value_parser = prefix)]
+        prefix: Prefix,
+        #[command(flatten)]
+        ask: Ask,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Ask {
+    #[command(flatten)]
+    socket: AgentSocket,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// A prefix, or an address as that of a host.
+fn prefix(text: &str) -> Result<Prefix, String> {
+    match text.parse() {
+        Ok(address) => Ok(Prefix::host(address)),
+        Err(_) => text.parse().map_err(|error: lasthop_net::ParsePrefixError| error.to_string()),
+    }
+}
+
+pub(crate) fn run(context: &Context, args: Args) -> Outcome {
+    let (request, ask) = match args.command {
+        None => return speak(context),
+        Some(Command::Peers(ask)) => (Request::BgpPeers, ask),
+        Some(Command::Paths { prefix, ask }) => (Request::BgpPaths { prefix: prefix.map(|p| p.to_string()) }, ask),
+        Some(Command::Why { prefix, ask }) => (Request::BgpWhy { prefix: prefix.to_string() }, ask),
+    };
+    let answer: Value = context.agent(&ask.socket)?.call(request)?;
+    ask.output.show(&answer, |_, _| output::yaml(&answer).unwrap_or_default())?;
+    Ok(Exit::Done)
+}
+
+fn speak(context: &Context) -> Outcome {
+    let config = context.config()?;
+    log::start(config.log)?;
+    Err(Failure::new(Exit::Failed, "the speaker is not there yet"))
+}

@@ -1,0 +1,8 @@
+//! One file a command: its flags, and what it does with them.
+
+pub(crate) mod agent;
+pub(crate) mod bgp;
+pub(crate) mod completions;
+pub(crate) mod routes;
+pub(crate) mod status;
+pub(crate) mod workload;
