@@ -1,3 +1,5 @@
 //! Fakes, state sequences and real daemons for tests.
 
+pub mod bird;
 pub mod fake;
+pub mod netns;
