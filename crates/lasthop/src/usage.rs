@@ -1,6 +1,7 @@
 //! Mistakes on the command line, in one line: what is wrong, the fix if one is near, and where to read on.
 
 use crate::exit::{Exit, Failure};
+use clap::CommandFactory;
 use clap::error::ErrorKind;
 
 /// Says what clap found: help and version on stdout as they are, a mistake as one line on stderr.
@@ -15,39 +16,48 @@ pub(crate) fn report(error: &clap::Error) -> Exit {
             let _ = error.print();
             Exit::Usage
         }
-        _ => Failure::usage(one_line(&error.render().to_string())).report(),
+        _ => {
+            let command = command_of(&crate::Cli::command(), std::env::args().skip(1));
+            Failure::usage(format!("{}; see '{command} --help'", one_line(&error.render().to_string()))).report()
+        }
     }
 }
 
-/// Makes one line of clap's paragraph: `error: WHAT`, tips, `Usage: COMMAND …`.
+/// The command that the arguments are for, as far as they name one.
+fn command_of(cli: &clap::Command, arguments: impl Iterator<Item = String>) -> String {
+    let mut path = cli.get_name().to_owned();
+    let mut command = cli;
+    for argument in arguments.take_while(|argument| argument != "--") {
+        if let Some(child) = command.find_subcommand(&argument) {
+            path = format!("{path} {}", child.get_name());
+            command = child;
+        }
+    }
+    path
+}
+
+/// Makes one line of clap's paragraph: `error: WHAT`, its details, tips; the usage under it is left to `--help`.
 fn one_line(text: &str) -> String {
     let mut parts: Vec<String> = Vec::new();
-    let mut command = String::from("lasthop");
     for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
-        if let Some(usage) = line.strip_prefix("Usage: ") {
-            let words = usage.split_whitespace().take_while(|word| !word.starts_with(['[', '<', '-', '{']));
-            // Options that are already given stand in the usage line as they were written.
-            command = words.take_while(|word| *word == word.to_lowercase()).collect::<Vec<_>>().join(" ");
-            break;
-        }
-        if line.starts_with("For more information") {
+        if line.starts_with("Usage: ") || line.starts_with("For more information") {
             break;
         }
         let line = line.strip_prefix("error: ").unwrap_or(line);
         match (parts.last_mut(), line.strip_prefix("tip: ")) {
             (_, Some(tip)) => parts.push(tip.to_owned()),
-            (Some(last), None) if last.ends_with(':') => *last = format!("{last} {line}"),
-            (Some(last), None) if line.starts_with('[') => *last = format!("{last} {line}"),
+            (Some(last), None) if last.ends_with(':') || line.starts_with('[') => *last = format!("{last} {line}"),
             (Some(last), None) if line.starts_with(['-', '<']) => *last = format!("{last}, {line}"),
             _ => parts.push(line.to_owned()),
         }
     }
-    format!("{}; see '{command} --help'", parts.join("; "))
+    parts.join("; ")
 }
 
 #[cfg(test)]
 mod tests {
-    use super::one_line;
+    use super::{command_of, one_line};
+    use clap::CommandFactory;
 
     #[test]
     fn a_paragraph_becomes_one_line() {
@@ -55,21 +65,36 @@ mod tests {
             (
                 "error: unexpected argument '--sokcet' found\n\n  tip: a similar argument exists: '--socket'\n\n\
                  Usage: lasthop status --socket <FILE>\n\nFor more information, try '--help'.\n",
-                "unexpected argument '--sokcet' found; a similar argument exists: '--socket'; see 'lasthop status --help'",
+                "unexpected argument '--sokcet' found; a similar argument exists: '--socket'",
             ),
             (
                 "error: the following required arguments were not provided:\n  --ip <IP>\n  <NAME>\n\n\
                  Usage: lasthop workload add --ip <IP> <NAME>\n",
-                "the following required arguments were not provided: --ip <IP>, <NAME>; see 'lasthop workload add --help'",
+                "the following required arguments were not provided: --ip <IP>, <NAME>",
             ),
             (
                 "error: invalid value 'x' for '--output <FORMAT>'\n  [possible values: table, json]\n\n\
                  For more information, try '--help'.\n",
-                "invalid value 'x' for '--output <FORMAT>' [possible values: table, json]; see 'lasthop --help'",
+                "invalid value 'x' for '--output <FORMAT>' [possible values: table, json]",
             ),
         ];
         for (text, expected) in cases {
             assert_eq!(one_line(text), expected);
+        }
+    }
+
+    #[test]
+    fn the_command_is_found_among_its_arguments() {
+        let cases = [
+            ("", "lasthop"),
+            ("--config x workload add vm1", "lasthop workload add"),
+            ("workload ls", "lasthop workload list"),
+            ("bgp why status", "lasthop bgp why"),
+            ("statsu", "lasthop"),
+        ];
+        for (arguments, expected) in cases {
+            let arguments = arguments.split_whitespace().map(str::to_owned);
+            assert_eq!(command_of(&crate::Cli::command(), arguments), expected);
         }
     }
 }

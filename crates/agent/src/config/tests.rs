@@ -116,3 +116,30 @@ fn a_server_is_named_by_address_or_name() {
         section::host_and_port(bad).expect_err(bad);
     }
 }
+
+#[test]
+fn the_example_that_we_ship_is_the_default() {
+    let text = include_str!("../../../../dist/lasthop.yaml");
+    let shown = parse(text).unwrap();
+    assert_eq!(shown, Config::new(shown.node.clone()));
+    // What is commented out is right too.
+    let keys = [
+        "# node:",
+        "# store:",
+        "#   server:",
+        "#   ca:",
+        "#   certificate:",
+        "#   key:",
+        "# server:",
+        "#   listen:",
+        "# listen:",
+        "# group:",
+    ];
+    let lines = text
+        .lines()
+        .filter(|line| !line.starts_with("store:"))
+        .map(|line| if keys.iter().any(|key| line.starts_with(key)) { &line[2..] } else { line });
+    let all = parse(&lines.collect::<Vec<_>>().join("\n")).unwrap();
+    assert!(all.server.is_some() && all.metrics.is_some() && all.group.is_some());
+    assert!(matches!(all.store, StoreConfig::Server { .. }));
+}

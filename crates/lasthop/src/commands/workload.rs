@@ -89,16 +89,16 @@ struct Add {
     #[arg(long, value_name = "NETNS", value_parser = netns)]
     netns: Option<Netns>,
     /// Name of the link inside the namespace
-    #[arg(long, value_name = "LINK", requires = "netns", default_value = "eth0")]
+    #[arg(long, value_name = "LINK", conflicts_with = "tap", default_value = "eth0")]
     ifname: IfName,
     /// Name of the link on the host [default: made from namespace and name]
-    #[arg(long, value_name = "LINK", requires = "netns")]
+    #[arg(long, value_name = "LINK", conflicts_with = "tap")]
     host_ifname: Option<IfName>,
     /// MAC address of the workload
     #[arg(long, value_parser = mac)]
     mac: Option<Mac>,
     /// MTU of the veth [default: the fabric's]
-    #[arg(long, requires = "netns", value_parser = clap::value_parser!(u32).range(1280..=65535))]
+    #[arg(long, conflicts_with = "tap", value_parser = clap::value_parser!(u32).range(1280..=65535))]
     mtu: Option<u32>,
     /// A label; repeat for several
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
