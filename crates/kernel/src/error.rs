@@ -37,6 +37,12 @@ pub enum Error {
         /// What was attempted.
         attempted: String,
     },
+    /// What the request is about is not there.
+    #[error("{object} does not exist")]
+    Absent {
+        /// What, e.g. `interface tap0`.
+        object: String,
+    },
     /// We may not configure the network.
     #[error("no right to configure the network of this namespace: run as root, or give the process CAP_NET_ADMIN")]
     NotPermitted,
@@ -94,11 +100,21 @@ impl Error {
     /// Whether the object that the request was about does not exist.
     #[must_use]
     pub fn is_absent(&self) -> bool {
-        matches!(self.errno(), Some(Errno::ENOENT | Errno::ESRCH | Errno::ENODEV | Errno::ENXIO | Errno::EADDRNOTAVAIL))
+        matches!(self, Self::Absent { .. })
+            || matches!(
+                self.errno(),
+                Some(Errno::ENOENT | Errno::ESRCH | Errno::ENODEV | Errno::ENXIO | Errno::EADDRNOTAVAIL)
+            )
     }
 
     /// A failed system call.
     pub(crate) fn system(attempted: impl Into<String>, errno: Errno) -> Self {
+        Self::System { attempted: attempted.into(), errno }
+    }
+
+    /// A failed standard-library call.
+    pub(crate) fn io(attempted: impl Into<String>, error: &std::io::Error) -> Self {
+        let errno = error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
         Self::System { attempted: attempted.into(), errno }
     }
 

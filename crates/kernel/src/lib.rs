@@ -6,13 +6,17 @@
 //! ```
 //!
 //! * [`netlink`]: one small message builder and socket for rtnetlink, nfnetlink and tc.
+//! * [`link`], [`netns`], [`sysctl`]: make and look at single objects.
 //! * [`reconcile`]: one diff for every table.
 //! * [`Error`]: what was attempted, what the kernel said.
 //!
 //! Everything acts in the network namespace of the thread that opened the socket.
 
 mod error;
+pub mod link;
 pub mod netlink;
+pub mod netns;
 pub mod reconcile;
+pub mod sysctl;
 
 pub use error::Error;

@@ -62,8 +62,12 @@ pub trait Table {
     fn read_back(&mut self) -> Result<BTreeMap<Self::Key, Self::Value>, Error>;
 
     /// Carries out a plan in one batch, with a result for each key. A failing key never stops the others; removing
-    /// what is not there, or writing what is already so, succeeds.
-    fn write(&mut self, plan: &Plan<Self::Key, Self::Value>) -> Vec<(Self::Key, Result<(), Error>)>;
+    /// what is not there, or writing what is already so, succeeds. `actual` is what we know to be in place.
+    fn write(
+        &mut self,
+        plan: &Plan<Self::Key, Self::Value>,
+        actual: &BTreeMap<Self::Key, Self::Value>,
+    ) -> Vec<(Self::Key, Result<(), Error>)>;
 }
 
 /// Which keys a pass looks at, besides those that an earlier pass left undone.
@@ -278,7 +282,7 @@ impl<T: Table> Reconciler<T> {
 
     fn carry_out(&mut self, plan: Plan<T::Key, T::Value>, outcome: &mut Outcome<T::Key>) {
         let mut results: BTreeMap<T::Key, Result<(), Error>> = BTreeMap::new();
-        for (key, result) in self.table.write(&plan) {
+        for (key, result) in self.table.write(&plan, &self.actual) {
             // A key may be reported twice (removed, then made anew): the failure counts.
             let known = results.entry(key).or_insert(Ok(()));
             if known.is_ok() {

@@ -68,7 +68,7 @@ impl Table for FakeTable {
         if self.fails() { Err(fault()) } else { Ok(self.kernel.clone()) }
     }
 
-    fn write(&mut self, plan: &Plan<u8, u8>) -> Vec<(u8, Result<(), Error>)> {
+    fn write(&mut self, plan: &Plan<u8, u8>, _actual: &BTreeMap<u8, u8>) -> Vec<(u8, Result<(), Error>)> {
         let removed = plan.remove.iter().map(|key| (*key, None));
         let written = plan.upsert.iter().map(|(key, value)| (*key, Some(*value)));
         removed.chain(written).map(|(key, value)| (key, self.change(key, value))).collect()
