@@ -1,4 +1,19 @@
 //! A BGP speaker with no sockets and no clock.
+//!
+//! A driver owns the sockets and the time. It calls [`Speaker`] with what happened and when, then drains
+//! [`Speaker::poll_output`], and calls again at [`Speaker::next_timeout`]. The same speaker runs in tests under virtual time.
 #![forbid(unsafe_code)]
 
+mod api;
 pub mod config;
+mod reason;
+mod report;
+mod speaker;
+
+pub use api::{Bytes, ConnId, Input, Origin, Output, Start, StopMode};
+pub use reason::{Loss, NotAdvertised, Refusal};
+pub use report::{
+    AdvertisedReport, NegotiatedReport, PathReport, PathSource, PathVerdict, PeerCounters, PeerState, PeerStatus,
+    RestartStatus, WhyReport,
+};
+pub use speaker::Speaker;
