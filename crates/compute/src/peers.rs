@@ -84,7 +84,8 @@ impl World<'_> {
         match &peer.target {
             PeerTarget::Address { address, port, asn } => {
                 if ours && !self.is_me(*address) {
-                    configs.push(self.router_peer(*address, *port, *asn)?);
+                    let asn = asn.unwrap_or_else(|| self.asn_of(self.me));
+                    configs.push(self.router_peer(*address, *port, asn)?);
                 }
                 if self.is_me(*address) {
                     configs.extend(
@@ -102,6 +103,14 @@ impl World<'_> {
                     }
                 }
             }
+            PeerTarget::Workloads { .. } if ours => {
+                return Err(Finding::PeerUnusable { reason: "peering with workloads is not supported yet".to_owned() });
+            }
+            PeerTarget::Nobody if ours => {
+                let reason = "it names nobody to peer with; set spec.peerIP or spec.peerSelector".to_owned();
+                return Err(Finding::PeerUnusable { reason });
+            }
+            PeerTarget::Workloads { .. } | PeerTarget::Nobody => {}
         }
         for config in &mut configs {
             config.local_asn = peer.local_asn;

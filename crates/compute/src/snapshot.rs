@@ -104,8 +104,10 @@ impl Snapshot {
                 Reach::Endpoint { key, before }
             }
             Resource::Node(value) => {
+                // Settings may be chosen by our own labels.
+                let reach = if value.name == *node { Reach::Everything } else { Reach::Bgp };
                 self.nodes.insert(value.name.clone(), value);
-                Reach::Bgp
+                reach
             }
             Resource::BgpConfiguration(value) => {
                 if key.name != "default" {
@@ -123,6 +125,7 @@ impl Snapshot {
                 Reach::Everything
             }
             Resource::Settings { scope, overlay } => {
+                self.overlays.retain(|other, _| other.name() != key.name);
                 self.overlays.insert(scope, overlay);
                 Reach::Everything
             }
@@ -142,7 +145,7 @@ impl Snapshot {
             }
             Kind::Node => {
                 self.nodes.retain(|name, _| name.as_str() != key.name);
-                Reach::Bgp
+                Reach::Everything
             }
             Kind::BgpConfiguration => {
                 if key.name == "default" {
@@ -159,12 +162,7 @@ impl Snapshot {
                 Reach::Everything
             }
             Kind::FelixConfiguration => {
-                let name = key.name.strip_prefix("node.");
-                self.overlays.retain(|scope, _| match (scope, name) {
-                    (SettingsScope::Default, None) => key.name != "default",
-                    (SettingsScope::Node(node), Some(name)) => node.as_str() != name,
-                    _ => true,
-                });
+                self.overlays.retain(|scope, _| scope.name() != key.name);
                 Reach::Everything
             }
         }
@@ -174,8 +172,15 @@ impl Snapshot {
     #[must_use]
     pub fn settings(&self, node: &NodeName) -> Settings {
         let mut settings = Settings::default();
-        for scope in [SettingsScope::Default, SettingsScope::Node(node.clone())] {
-            if let Some(overlay) = self.overlays.get(&scope) {
+        let labels = self.nodes.get(node).map(|node| &node.labels);
+        // The order of scopes is that of precedence.
+        for (scope, overlay) in &self.overlays {
+            let applies = match scope {
+                SettingsScope::Default => true,
+                SettingsScope::Selected { nodes, .. } => labels.is_some_and(|labels| nodes.matches(labels)),
+                SettingsScope::Node(name) => name == node,
+            };
+            if applies {
                 overlay.lay_over(&mut settings);
             }
         }

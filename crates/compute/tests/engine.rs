@@ -82,7 +82,7 @@ fn rest() -> impl Strategy<Value = Event> {
         }),
         (0u8..2).prop_map(|n| {
             let name = format!("peer{n}");
-            let target = PeerTarget::Address { address: [172, 31, 0, n + 1].into(), port: None, asn: Asn(64512) };
+            let target = PeerTarget::Address { address: [172, 31, 0, n + 1].into(), port: None, asn: Some(Asn(64512)) };
             let peer = BgpPeer {
                 name: name.clone(),
                 nodes: NodeMatch::All,

@@ -1,7 +1,7 @@
 //! BGP configuration and peers.
 
-use crate::NodeName;
 use crate::selector::Selector;
+use crate::{NodeName, SettingsScope};
 use lasthop_net::Asn;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -9,6 +9,8 @@ use std::time::Duration;
 /// The cluster's BGP configuration (`BGPConfiguration` named `default`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BgpConfiguration {
+    /// For whom: what is in force is the one for every node (`default`).
+    pub scope: SettingsScope,
     /// The AS of every node that does not say otherwise.
     pub asn: Asn,
     /// Whether all nodes that are no reflectors peer with each other.
@@ -19,7 +21,7 @@ pub struct BgpConfiguration {
 
 impl Default for BgpConfiguration {
     fn default() -> Self {
-        Self { asn: Asn(64512), mesh: true, port: 179 }
+        Self { scope: SettingsScope::Default, asn: Asn(64512), mesh: true, port: 179 }
     }
 }
 
@@ -62,11 +64,20 @@ pub enum PeerTarget {
         address: IpAddr,
         /// Its TCP port, if not the cluster's.
         port: Option<u16>,
-        /// Its AS.
-        asn: Asn,
+        /// Its AS; ours if not said.
+        asn: Option<Asn>,
     },
     /// Nodes by label; their address and AS come from the Node resources.
     Nodes(Selector),
+    /// Workloads of the peering nodes, by label; they open the connection.
+    Workloads {
+        /// Which ones.
+        selector: Selector,
+        /// Their AS.
+        asn: Asn,
+    },
+    /// Nobody: the API allows a peering without a peer.
+    Nobody,
 }
 
 /// What next hop is announced to a peer.

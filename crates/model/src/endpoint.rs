@@ -1,6 +1,6 @@
 //! Workload endpoints.
 
-use crate::{EndpointKey, Labels, NodeName};
+use crate::{EndpointKey, Key, Kind, Labels, NodeName};
 use lasthop_net::{IfName, Mac, Prefix};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -22,4 +22,20 @@ pub struct WorkloadEndpoint {
     pub allowed_sources: BTreeSet<Prefix>,
     /// Labels.
     pub labels: Labels,
+}
+
+impl WorkloadEndpoint {
+    /// The document (projectcalico.org/v3) that reads as this endpoint.
+    #[must_use]
+    pub fn to_document(&self) -> serde_json::Value {
+        crate::v3::endpoint_to_document(self)
+    }
+}
+
+impl EndpointKey {
+    /// The key of the resource.
+    #[must_use]
+    pub fn resource_key(&self) -> Key {
+        Key { kind: Kind::WorkloadEndpoint, namespace: Some(self.namespace.clone()), name: self.name.clone() }
+    }
 }

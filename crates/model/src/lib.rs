@@ -1,25 +1,41 @@
 //! Resources as users write them (projectcalico.org/v3), made valid.
 //!
-//! [`v3`] holds the raw shapes, the only place where serde stands; the types of this module are what
-//! the rest of the program works with, and `TryFrom` is the only way from one to the other.
+//! ```text
+//! text ── read_documents ──▶ Document (JSON) ── Resource::parse ──▶ Resource
+//!                                                     └──────────▶ Invalid: every wrong field, in words
+//! ```
+//!
+//! [`v3`] holds the field tables and is the only place that knows the API's spelling; the types of this module
+//! are what the rest of the program works with, and [`Resource::parse`] is the only way from one to the other.
 #![forbid(unsafe_code)]
 
 mod bgp;
+mod document;
+mod duration;
 mod endpoint;
+mod kind;
 mod name;
 mod node;
 mod pool;
+mod problem;
 mod resource;
 pub mod selector;
 mod settings;
+mod suggest;
+pub mod v3;
 
 pub use bgp::{BgpConfiguration, BgpPeer, NextHopMode, NodeMatch, PeerTarget};
+pub use document::{Document, ReadError, read_documents, to_json, to_list, to_yaml};
+pub use duration::{ParseDurationError, parse_duration};
 pub use endpoint::WorkloadEndpoint;
+pub use kind::{Kind, ParseKindError, Scope};
 pub use name::{EndpointKey, NodeName, ParseNameError};
 pub use node::Node;
 pub use pool::IpPool;
-pub use resource::{Key, Kind, Resource, SettingsScope};
+pub use problem::{Invalid, Problem};
+pub use resource::{Key, Resource, SettingsScope};
 pub use settings::{EndpointToHost, HostMac, Overlay, ProgramRoutes, Settings, SourceSpoofing};
+pub use suggest::closest;
 
 /// Labels of a resource: sorted, so that output never depends on hashing.
 pub type Labels = std::collections::BTreeMap<String, String>;
