@@ -18,6 +18,7 @@ mod snapshot;
 
 pub use desired::{BgpIntent, Changes, Desired, Finding, Guard, Link, Nat, PeerIntent, Route, Source, Sysctl};
 pub use engine::Engine;
+pub use lasthop_model::EndpointToHost;
 pub use link::{FIXED_HOST_MAC, host_sysctls, link_sysctls};
 pub use oracle::desired;
 pub use snapshot::{Event, Snapshot};

@@ -8,6 +8,7 @@
 //! * [`netlink`]: one small message builder and socket for rtnetlink, nfnetlink and tc.
 //! * [`link`], [`netns`], [`sysctl`]: make and look at single objects.
 //! * [`reconcile`]: one diff for every table.
+//! * [`nft`]: the table that guards workload links.
 //! * [`Error`]: what was attempted, what the kernel said.
 //!
 //! Everything acts in the network namespace of the thread that opened the socket.
@@ -16,6 +17,7 @@ mod error;
 pub mod link;
 pub mod netlink;
 pub mod netns;
+pub mod nft;
 pub mod reconcile;
 pub mod sysctl;
 

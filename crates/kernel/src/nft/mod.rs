@@ -1,0 +1,265 @@
+//! nftables: one table, `inet lasthop`, kept by netlink.
+//!
+//! ```text
+//! Guard, Nat ──▶ skeleton::render (pure) ──▶ plan (pure) ──▶ one transaction ──▶ chains, rules, fixed sets
+//! sources, links of endpoints ──▶ two reconcilers ──▶ a few elements each ──▶ sources4/6, prefixes4/6, from_/to_endpoint
+//! ```
+//!
+//! * The table is ours by its name and nothing outside it is looked at. It has no owner flag, so it outlives us.
+//! * A rule is recognised by its comment and its expressions, both as the kernel shows them: one that was tampered
+//!   with, moved or lost is put right by rewriting its chain in one transaction.
+//! * Elements are keyed by link *name*: policy can be there before the link and needs no change when the link is made anew.
+
+mod dump;
+mod elements;
+mod expr;
+mod plan;
+mod ranges;
+mod ruleset;
+mod skeleton;
+mod wire;
+
+pub use expr::{Base, Compare, Expr, Find, Header, Meta, Reg, Reject, Verdict};
+pub use ruleset::{Chain, Element, Field, Hook, Keys, Mark, Point, Role, Rule, Ruleset, Set, SetSpec};
+pub use skeleton::render;
+
+use crate::Error;
+use crate::netlink::{Protocol, Refusal, Replies, Socket};
+use crate::reconcile::{Outcome, Reconciler, Scope, Want};
+use elements::{Endpoints, Sources, Verdicts};
+use lasthop_compute::{Guard, Nat, Source};
+use lasthop_net::{Family, IfName, Prefix};
+use nix::errno::Errno;
+use plan::{Actual, Change};
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+
+/// Name of our table, of family `inet`.
+pub const TABLE: &str = "lasthop";
+
+/// The table of the network namespace in which it was opened.
+#[derive(Debug)]
+pub struct Nft {
+    socket: Socket,
+    /// As last read or written; `None` if it has to be read.
+    actual: Option<Actual>,
+    sources: Reconciler<Sources>,
+    endpoints: Reconciler<Endpoints>,
+}
+
+/// What a pass over the skeleton did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// In words, in order; nothing if all was right.
+    pub changes: Vec<String>,
+    /// Whether elements of endpoints went with the set that held them: sync them all.
+    pub lost_elements: bool,
+}
+
+impl Nft {
+    /// Opens sockets in the calling thread's network namespace. Reads and writes nothing yet.
+    pub fn open() -> Result<Self, Error> {
+        Ok(Self {
+            socket: Socket::open(Protocol::Netfilter)?,
+            actual: None,
+            sources: Reconciler::new(Sources::open()?),
+            endpoints: Reconciler::new(Endpoints::open()?),
+        })
+    }
+
+    /// Reads our table. What is not as we knew it is put right by the next passes, whatever their scope.
+    pub fn read_back(&mut self) -> Result<(), Error> {
+        self.actual = None;
+        self.sources.read_back()?;
+        self.endpoints.read_back()?;
+        Ok(())
+    }
+
+    /// Makes chains, rules and fixed sets as they ought to be, in one transaction.
+    pub fn sync_skeleton(&mut self, guard: &Guard, nat: &Nat) -> Result<Report, Error> {
+        let desired = render(guard, nat)?;
+        let actual = match self.actual.take() {
+            Some(actual) => actual,
+            None => dump::skeleton(&mut self.socket, &desired)?,
+        };
+        let changes = plan::plan(&actual, &desired);
+        if changes.is_empty() {
+            self.actual = Some(actual);
+            return Ok(Report::default());
+        }
+        let messages = plan::messages(&changes, &desired);
+        let (steps, messages): (Vec<usize>, Vec<_>) = messages.into_iter().unzip();
+        if let Err(refused) = self.socket.transaction(&messages, None) {
+            return Err(refusal_in_words(refused, &changes, &steps));
+        }
+        self.actual = Some(as_written(&desired));
+        let remade = |name: &&str| changes.contains(&Change::MakeSet { set: (*name).to_owned() });
+        let dynamic = [skeleton::SOURCES, skeleton::PREFIXES, [skeleton::FROM_ENDPOINT, skeleton::TO_ENDPOINT]];
+        let lost_elements = dynamic.as_flattened().iter().any(|name| remade(name));
+        if lost_elements {
+            self.sources.read_back()?;
+            self.endpoints.read_back()?;
+        }
+        Ok(Report { changes: changes.iter().map(ToString::to_string).collect(), lost_elements })
+    }
+
+    /// Makes the sources that links may use as desired. A prefix inside another one of the same link is in force through it.
+    pub fn sync_sources(&mut self, desired: &BTreeSet<Source>, scope: Scope<'_, Source>) -> Outcome<Source> {
+        let want = |source: &Source| {
+            let wanted = desired.contains(source) && (source.prefix.is_host() || !covered(source, desired));
+            if wanted { Want::Value(()) } else { Want::Nothing }
+        };
+        let keys = match scope {
+            Scope::All => desired.clone(),
+            Scope::Keys(keys) => with_relatives(keys, desired),
+        };
+        let strays = self.sources.table().delete_strays();
+        let mut outcome = match scope {
+            Scope::All => self.sources.sync_all(keys.clone(), want),
+            Scope::Keys(_) => self.sources.sync_keys(keys.clone(), want),
+        };
+        outcome.writes += strays;
+        let inside =
+            keys.into_iter().filter(|key| !key.prefix.is_host() && desired.contains(key) && covered(key, desired));
+        for key in inside {
+            outcome.removed.remove(&key);
+            outcome.done.insert(key);
+        }
+        outcome
+    }
+
+    /// Makes these links, and no others, endpoints that may send and receive.
+    pub fn sync_endpoints(&mut self, desired: &BTreeSet<IfName>, scope: Scope<'_, IfName>) -> Outcome<IfName> {
+        let want = |name: &IfName| {
+            if desired.contains(name) { Want::Value(Verdicts::allow_all()) } else { Want::Nothing }
+        };
+        let strays = self.endpoints.table().delete_strays();
+        let mut outcome = match scope {
+            Scope::All => self.endpoints.sync_all(desired.clone(), want),
+            Scope::Keys(keys) => self.endpoints.sync_keys(keys.clone(), want),
+        };
+        outcome.writes += strays;
+        outcome
+    }
+
+    /// Packets that the skeleton has dropped, by reason. A chain that is rewritten counts from zero again.
+    pub fn drops(&mut self) -> Result<BTreeMap<&'static str, u64>, Error> {
+        dump::drops(&mut self.socket)
+    }
+
+    /// Deletes our table. Workload links are not guarded any more.
+    pub fn remove_all(&mut self) -> Result<(), Error> {
+        self.actual = None;
+        let mut m = wire::Kind::DelTable.message(0);
+        m.put_str(wire::table::NAME, TABLE);
+        let result = self.socket.transaction(&[m], None);
+        self.sources.read_back()?;
+        self.endpoints.read_back()?;
+        match result {
+            Ok(_) => Ok(()),
+            Err(refused) if refused.iter().any(|(_, refusal)| refusal.errno == Errno::ENOENT) => Ok(()),
+            Err(refused) => Err(first(refused).during(format!("delete table inet {TABLE}"))),
+        }
+    }
+
+    /// Ports of the sockets that write: notifications about our own changes carry them.
+    #[must_use]
+    pub fn ports(&self) -> BTreeSet<u32> {
+        BTreeSet::from([
+            self.socket.port(),
+            self.sources.table_ref().socket.port(),
+            self.endpoints.table_ref().socket.port(),
+        ])
+    }
+}
+
+/// Whether another prefix of the same link holds this one.
+fn covered(source: &Source, desired: &BTreeSet<Source>) -> bool {
+    let holds = |other: &&Source| {
+        other.prefix != source.prefix && !other.prefix.is_host() && other.prefix.covers(source.prefix)
+    };
+    of_link(&source.link, desired).find(holds).is_some()
+}
+
+fn of_link<'a>(link: &'a IfName, desired: &'a BTreeSet<Source>) -> impl Iterator<Item = &'a Source> {
+    let first = Source { link: link.clone(), prefix: Prefix::default_route(Family::V4) };
+    desired.range(first..).take_while(move |source| source.link == *link)
+}
+
+/// A prefix that comes or goes also decides about those inside it.
+fn with_relatives(keys: &BTreeSet<Source>, desired: &BTreeSet<Source>) -> BTreeSet<Source> {
+    let mut all = keys.clone();
+    for key in keys.iter().filter(|key| !key.prefix.is_host()) {
+        let relative = |other: &&Source| !other.prefix.is_host() && key.prefix.covers(other.prefix);
+        all.extend(of_link(&key.link, desired).filter(relative).cloned());
+    }
+    all
+}
+
+/// What the table holds once a plan for it has succeeded.
+fn as_written(desired: &Ruleset) -> Actual {
+    let sets = desired.sets.iter();
+    Actual {
+        flags: Some(0),
+        chains: desired.chains.clone(),
+        sets: sets.clone().map(|(name, set)| (name.clone(), Some(set.spec.clone()))).collect(),
+        elements: sets.filter_map(|(name, set)| Some((name.clone(), set.elements.clone()?))).collect(),
+    }
+}
+
+fn first(refused: Vec<(usize, Refusal)>) -> Refusal {
+    refused.into_iter().next().map_or(Refusal { errno: Errno::EPROTO, explanation: None }, |(_, refusal)| refusal)
+}
+
+/// The refusal of the first request, with the step that it belongs to.
+fn refusal_in_words(refused: Vec<(usize, Refusal)>, changes: &[Change], steps: &[usize]) -> Error {
+    let at = refused.first().and_then(|(index, _)| steps.get(*index)).and_then(|step| changes.get(*step));
+    let attempted = at.map_or_else(|| "write the nftables skeleton".to_owned(), ToString::to_string);
+    first(refused).during(format!("table inet {TABLE}: {attempted}"))
+}
+
+/// Notifications about nftables.
+#[derive(Debug)]
+pub struct Watch {
+    socket: Socket,
+}
+
+impl Watch {
+    /// Listens from now on, in the calling thread's network namespace.
+    pub fn open() -> Result<Self, Error> {
+        let mut socket = Socket::open(Protocol::Netfilter)?;
+        socket.join(wire::GROUP)?;
+        Ok(Self { socket })
+    }
+
+    /// Whether somebody whose port is not among `own` has changed our table since the last call. Never waits.
+    /// [`Error::Overrun`] means that it is not known: read back.
+    pub fn touched(&mut self, own: &BTreeSet<u32>) -> Result<bool, Error> {
+        let mut touched = false;
+        loop {
+            let replies = self.socket.receive()?;
+            if replies.is_empty() {
+                return Ok(touched);
+            }
+            touched |= touched_by_others(&replies, own);
+        }
+    }
+}
+
+/// Whether notifications tell of a change of our table by somebody whose port is not among `own`.
+#[must_use]
+pub fn touched_by_others(messages: &Replies, own: &BTreeSet<u32>) -> bool {
+    dump::touched(messages, own)
+}
+
+impl AsFd for Watch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl AsRawFd for Watch {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}

@@ -1,0 +1,99 @@
+//! Prefixes as the elements of an interval set of one field: the first key, and the first one behind the last.
+//!
+//! Such a set (net/netfilter/nft_set_rbtree.c) refuses ranges that overlap, so prefixes that overlap or touch are
+//! merged first.
+
+use super::ruleset::{Element, Mark};
+use lasthop_net::{Family, Prefix};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+/// First and last address as numbers.
+fn bounds(prefix: Prefix) -> (u128, u128) {
+    let first = match prefix.address() {
+        IpAddr::V4(address) => u128::from(address.to_bits()),
+        IpAddr::V6(address) => address.to_bits(),
+    };
+    let host_bits = u32::from(prefix.family().bits() - prefix.len());
+    (first, first | (1u128.checked_shl(host_bits).unwrap_or(0).wrapping_sub(1)))
+}
+
+/// A number as an address of this family, in network order.
+fn key(number: u128, family: Family) -> Vec<u8> {
+    let bytes = number.to_be_bytes();
+    bytes[16 - usize::from(family.bits() / 8)..].to_vec()
+}
+
+/// The last address of a prefix, in network order.
+pub(super) fn last(prefix: Prefix) -> Vec<u8> {
+    key(bounds(prefix).1, prefix.family())
+}
+
+/// The elements that stand for those of `prefixes` that are of this family.
+pub(super) fn elements(prefixes: &BTreeSet<Prefix>, family: Family) -> BTreeSet<Element> {
+    let mut merged: Vec<(u128, u128)> = Vec::new();
+    // In the order of their first address, because that is how prefixes are ordered.
+    for (first, last) in prefixes.iter().filter(|prefix| prefix.family() == family).map(|prefix| bounds(*prefix)) {
+        match merged.last_mut() {
+            Some(range) if first <= range.1.saturating_add(1) => range.1 = range.1.max(last),
+            _ => merged.push((first, last)),
+        }
+    }
+    let all = bounds(Prefix::default_route(family)).1;
+    let mut elements = BTreeSet::new();
+    for (first, last) in merged {
+        elements.insert(Element::key(key(first, family)));
+        if last < all {
+            elements.insert(Element { mark: Mark::RangeEnd, ..Element::key(key(last + 1, family)) });
+        }
+    }
+    elements
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// What the kernel answers: the nearest element at or below the address starts a range.
+    fn holds(elements: &BTreeSet<Element>, address: IpAddr) -> bool {
+        let key = last(Prefix::host(address));
+        let below = elements.iter().filter(|element| element.key <= key).max_by_key(|element| &element.key);
+        below.is_some_and(|element| element.mark == Mark::Key)
+    }
+
+    fn prefix() -> impl Strategy<Value = Prefix> {
+        let v4 = (any::<u8>(), 24u8..=32)
+            .prop_map(|(low, len)| Prefix::new(IpAddr::from([255, 255, 255, low]), len).expect("a length that fits"));
+        let v6 = (any::<u8>(), 0u8..=128).prop_map(|(low, len)| {
+            Prefix::new(IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, u16::from(low)]), len).expect("a length that fits")
+        });
+        prop_oneof![v4, v6]
+    }
+
+    proptest! {
+        #[test]
+        fn a_set_holds_what_its_prefixes_hold(prefixes in prop::collection::btree_set(prefix(), 0..8), low: u8) {
+            for address in [IpAddr::from([255, 255, 255, low]), IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, u16::from(low)])] {
+                let elements = elements(&prefixes, Family::of(address));
+                let expect = prefixes.iter().any(|prefix| prefix.contains(address));
+                prop_assert_eq!(holds(&elements, address), expect, "{:?} in {:?}", address, prefixes);
+            }
+        }
+    }
+
+    #[test]
+    fn neighbours_are_merged_and_the_end_of_the_world_has_no_element_behind_it() {
+        let prefixes = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+        let keys = |texts: &[&str], family| {
+            elements(&prefixes(texts), family)
+                .into_iter()
+                .map(|e| (e.key, e.mark == Mark::RangeEnd))
+                .collect::<Vec<_>>()
+        };
+        let touching = ["10.0.0.0/25", "10.0.0.128/25", "10.0.0.7/32"];
+        assert_eq!(keys(&touching, Family::V4), [(vec![10, 0, 0, 0], false), (vec![10, 0, 1, 0], true)]);
+        assert_eq!(keys(&["240.0.0.0/4"], Family::V4), [(vec![240, 0, 0, 0], false)]);
+        assert_eq!(keys(&["::/0"], Family::V6), [(vec![0; 16], false)]);
+    }
+}
