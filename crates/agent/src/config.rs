@@ -7,8 +7,8 @@
 mod section;
 
 use lasthop_model::NodeName;
-pub use section::Fault;
 use section::Section;
+pub use section::{Fault, host_and_port};
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -207,7 +207,9 @@ impl Config {
     /// # Errors
     /// If anything in it is not understood.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let tree: Value = serde_saphyr::from_str(text)
+        // YAML 1.2: a node may be called 'n', 'no' or 'on'.
+        let options = serde_saphyr::options! { strict_booleans: true, with_snippet: false };
+        let tree: Value = serde_saphyr::from_str_with_options(text, options)
             .map_err(|error| ConfigError::Yaml { path: path.to_owned(), reason: one_line(&error) })?;
         Self::from_tree(&tree, path.parent().unwrap_or(Path::new("")))
             .map_err(|fault| ConfigError::Field { path: path.to_owned(), fault })
@@ -278,7 +280,7 @@ fn store(section: &Section<'_>) -> Result<StoreConfig, Fault> {
     match (section.text("server")?, embedded) {
         (Some(_), Some(true)) => Err(section.fault("server", "excludes 'embedded: true': keep one of the two")),
         (Some(address), _) => {
-            section::host_and_port(address).map_err(|reason| section.fault("server", reason))?;
+            host_and_port(address).map_err(|reason| section.fault("server", reason))?;
             Ok(StoreConfig::Server { address: address.to_owned(), tls: tls(section)? })
         }
         (None, Some(false)) => Err(section.fault("embedded", "is false, so 'server' must say where the store is")),

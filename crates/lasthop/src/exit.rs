@@ -97,6 +97,21 @@ impl From<ClientError> for Failure {
     }
 }
 
+impl From<lasthop_store::Error> for Failure {
+    fn from(error: lasthop_store::Error) -> Self {
+        use lasthop_store::Error;
+        let exit = match &error {
+            Error::NotFound(_) => Exit::NotFound,
+            Error::Invalid { .. } => Exit::Usage,
+            Error::Unavailable { .. } | Error::Denied(_) => Exit::Unreachable,
+            Error::Exists { .. } | Error::Conflict { .. } | Error::TooOld { .. } | Error::Uncertain { .. } => {
+                Exit::Failed
+            }
+        };
+        Self::new(exit, error)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

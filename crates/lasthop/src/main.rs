@@ -4,6 +4,7 @@
 
 mod commands;
 mod connect;
+mod documents;
 mod exit;
 mod lab_cmd;
 mod log;
@@ -11,6 +12,7 @@ mod output;
 mod usage;
 
 use clap::{Parser, Subcommand};
+use commands::change::Verb;
 use exit::{Exit, Outcome};
 use std::path::PathBuf;
 
@@ -52,6 +54,12 @@ enum Command {
     Routes(commands::routes::Args),
     Workload(commands::workload::Args),
     Bgp(commands::bgp::Args),
+    Get(commands::get::Args),
+    Apply(commands::change::Apply),
+    Create(commands::change::Create),
+    Replace(commands::change::Replace),
+    Delete(commands::delete::Args),
+    Validate(commands::validate::Args),
     Agent(commands::agent::Args),
     Completions(commands::completions::Args),
     /// Whole networks in network namespaces on this machine
@@ -76,6 +84,12 @@ fn run(context: &connect::Context, command: Command) -> Outcome {
         Command::Routes(args) => commands::routes::run(context, &args),
         Command::Workload(args) => commands::workload::run(context, args),
         Command::Bgp(args) => commands::bgp::run(context, args),
+        Command::Get(args) => commands::get::run(context, &args),
+        Command::Apply(args) => commands::change::run(context, Verb::Apply, args),
+        Command::Create(args) => commands::change::run(context, Verb::Create, args),
+        Command::Replace(args) => commands::change::run(context, Verb::Replace, args),
+        Command::Delete(args) => commands::delete::run(context, args),
+        Command::Validate(args) => commands::validate::run(&args),
         Command::Agent(args) => commands::agent::run(context, &args),
         Command::Completions(args) => commands::completions::run(&args),
         Command::Lab(args) => lab_cmd::run(args).map(Exit::Code).map_err(Into::into),

@@ -114,7 +114,10 @@ impl<'a> Section<'a> {
 }
 
 /// Checks `HOST:PORT` (the host an address, an IPv6 one in brackets, or a name).
-pub(super) fn host_and_port(text: &str) -> Result<(), String> {
+///
+/// # Errors
+/// What is wrong, and the fix.
+pub fn host_and_port(text: &str) -> Result<(), String> {
     let fix = || format!("'{text}' is not HOST:PORT, such as 172.18.203.3:7470 or [fd00::3]:7470");
     let (host, port) = text.rsplit_once(':').ok_or_else(fix)?;
     let bracketed = host.starts_with('[') && host.ends_with(']');

@@ -12,6 +12,7 @@ fn an_empty_file_is_a_configuration() {
         assert_eq!(config.store, StoreConfig::Embedded);
         assert_eq!(config.agent_socket(), Path::new("/run/lasthop/agent.sock"));
     }
+    assert_eq!(parse("node: no").unwrap().node.as_str(), "no", "YAML 1.2 knows true and false only");
     assert_eq!(parse("node: n1").unwrap(), Config::new("n1".parse().unwrap()));
 }
 
@@ -69,7 +70,7 @@ fn every_mistake_is_one_line_that_names_the_key_and_the_fix() {
         ("node: [a]".into(), "node: expected a text, found a list"),
         ("- a".into(), "expected a mapping of keys (node, "),
         ("just text".into(), "expected a mapping of keys (node, "),
-        ("store: yes".into(), "store: expected a mapping of keys (embedded, "),
+        ("store: true".into(), "store: expected a mapping of keys (embedded, "),
         ("store: { embedded: 1 }".into(), "store.embedded: expected true or false, found a number"),
         ("store: { embedded: false }".into(), "store.embedded: is false, so 'server' must say"),
         ("store: { ca: x }".into(), "store.ca: is for a store elsewhere: add 'server: HOST:PORT'"),

@@ -2,7 +2,11 @@
 
 pub(crate) mod agent;
 pub(crate) mod bgp;
+pub(crate) mod change;
 pub(crate) mod completions;
+pub(crate) mod delete;
+pub(crate) mod get;
 pub(crate) mod routes;
 pub(crate) mod status;
+pub(crate) mod validate;
 pub(crate) mod workload;

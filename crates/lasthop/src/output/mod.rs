@@ -2,6 +2,7 @@
 //! and only this module decides how it looks.
 
 mod paint;
+mod resources;
 mod routes;
 mod sheet;
 mod status;
@@ -9,6 +10,7 @@ mod time;
 mod workloads;
 
 pub(crate) use paint::{Paint, Tone};
+pub(crate) use resources::{Deed, Done, change, deeds, resources, yaml_documents};
 pub(crate) use routes::routes;
 pub(crate) use sheet::{Cell, Sheet};
 pub(crate) use status::status;
@@ -61,6 +63,11 @@ pub(crate) fn json<T: Serialize>(value: &T) -> Result<String, Failure> {
     let mut text = serde_json::to_string_pretty(value).map_err(unprintable)?;
     text.push('\n');
     Ok(text)
+}
+
+/// `value` as one line of JSON.
+pub(crate) fn json_line<T: Serialize>(value: &T) -> Result<String, Failure> {
+    Ok(serde_json::to_string(value).map_err(unprintable)? + "\n")
 }
 
 /// `value` as a YAML document.

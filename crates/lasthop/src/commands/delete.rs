@@ -1,0 +1,96 @@
+//! `lasthop delete`: resources out of the store, by name or by document.
+
+use super::change::finish;
+use crate::connect::{Context, StoreFlags};
+use crate::documents::Sources;
+use crate::exit::{Exit, Failure, Outcome};
+use crate::output::{Deed, Done, Output};
+use lasthop_model::{Key, Kind};
+use lasthop_store::{Error, Expect, Store};
+use std::path::PathBuf;
+
+/// Delete resources by kind and name, or those of documents; none is deleted if one of them is not there
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  lasthop delete ippool old-pool
+  lasthop delete workloadendpoint -n blue vm1 vm2
+  lasthop delete -f pools.yaml --if-exists")]
+#[command(group = clap::ArgGroup::new("what").required(true).args(["kind", "files"]))]
+pub(crate) struct Args {
+    /// The kind
+    #[arg(requires = "names")]
+    kind: Option<Kind>,
+    /// Names
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    /// A file, a directory (its .yaml, .yml and .json files), or - for stdin; repeat for several
+    #[arg(short = 'f', long = "filename", value_name = "FILE|DIR|-", conflicts_with = "kind")]
+    files: Vec<PathBuf>,
+    /// Also the directories inside a directory
+    #[arg(short = 'R', long, requires = "files")]
+    recursive: bool,
+    /// Namespace of resources that have one [default: default]
+    #[arg(short = 'n', long)]
+    namespace: Option<String>,
+    /// What is not there is no mistake
+    #[arg(long)]
+    if_exists: bool,
+    #[command(flatten)]
+    store: StoreFlags,
+    #[command(flatten)]
+    output: Output,
+}
+
+pub(crate) fn run(context: &Context, args: Args) -> Outcome {
+    let keys = match args.kind {
+        Some(kind) => {
+            let namespace = kind.is_namespaced().then(|| args.namespace.clone().unwrap_or_else(|| "default".into()));
+            if !kind.is_namespaced() && args.namespace.is_some() {
+                return Err(Failure::usage(format!("--namespace: {kind} has no namespace; drop the flag")));
+            }
+            args.names.iter().map(|name| Key { kind, namespace: namespace.clone(), name: name.clone() }).collect()
+        }
+        None => {
+            let sources = Sources { files: args.files, recursive: args.recursive, namespace: args.namespace };
+            sources.read()?.into_iter().map(|document| document.key).collect::<Vec<_>>()
+        }
+    };
+    let (done, failed) = context.with_store(&args.store, async |store| {
+        let keys = present(store, keys, args.if_exists).await?;
+        Ok(delete(store, &keys).await)
+    })?;
+    finish(args.output, done, failed)
+}
+
+/// Those of the keys that are there; all must be, unless `lenient`.
+async fn present(store: &dyn Store, keys: Vec<Key>, lenient: bool) -> Result<Vec<Key>, Failure> {
+    let mut there = Vec::new();
+    let mut missing = Vec::new();
+    for key in keys {
+        match store.get(&key).await {
+            Ok(_) => there.push(key),
+            Err(Error::NotFound(_)) if lenient => {}
+            Err(Error::NotFound(_)) => {
+                missing.push(format!(
+                    "{key} does not exist: nothing was deleted (--if-exists leaves out what is not there)"
+                ));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if missing.is_empty() { Ok(there) } else { Err(Failure { exit: Exit::NotFound, lines: missing }) }
+}
+
+async fn delete(store: &dyn Store, keys: &[Key]) -> (Vec<Done>, Vec<Failure>) {
+    let (mut done, mut failed) = (Vec::new(), Vec::new());
+    for key in keys {
+        match store.delete(key, Expect::Any).await {
+            Ok(stored) => done.push(Done::new(key, Deed::Deleted, Some(stored.revision.0))),
+            // Somebody else was faster: it is gone.
+            Err(Error::NotFound(_)) => {}
+            Err(error) => failed.push(error.into()),
+        }
+    }
+    (done, failed)
+}
