@@ -65,15 +65,16 @@ fn verdict(status: &Status) -> Vec<String> {
         wrong.push("speaker not connected".to_owned());
     }
     let missing = |count: Count| count.total.saturating_sub(count.ready);
-    let mut count = |number: usize, what: &str| {
+    let mut count = |number: usize, one: &str, rest: &str| {
         if number > 0 {
-            wrong.push(format!("{number} {what}"));
+            let plural = if number == 1 { "" } else { "s" };
+            wrong.push(format!("{number} {one}{plural}{rest}"));
         }
     };
-    count(missing(speaker.sessions), "sessions down");
-    count(missing(status.workloads), "workloads not in force");
-    count(missing(status.learned_routes), "learned routes not in the kernel");
-    count(status.findings.len(), "findings");
+    count(missing(speaker.sessions), "session", " down");
+    count(missing(status.workloads), "workload", " not in force");
+    count(missing(status.learned_routes), "learned route", " not in the kernel");
+    count(status.findings.len(), "finding", "");
     wrong
 }
 
@@ -203,7 +204,7 @@ BGP sessions
         }
         host.drops.insert("spoofed".into(), 3);
         let expected = "\
-compute-1  degraded: store from snapshot, 1 sessions down, 1 workloads not in force, 1 findings
+compute-1  degraded: store from snapshot, 1 session down, 1 workload not in force, 1 finding
 agent 0.1.0, up 3m12s, 31 kernel writes since start
 
 PART            STATE          DETAIL
