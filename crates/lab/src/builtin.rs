@@ -14,6 +14,14 @@ pub struct Builtin {
     text: &'static str,
 }
 
+impl Builtin {
+    /// The network as YAML, to write one's own from.
+    #[must_use]
+    pub fn text(&self) -> &'static str {
+        self.text
+    }
+}
+
 /// All of them; the first is the default.
 pub const BUILTINS: [Builtin; 5] = [
     Builtin {

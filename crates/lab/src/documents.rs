@@ -1,5 +1,6 @@
 //! What a topology means in resources (projectcalico.org/v3) and in the agents' configuration files.
 
+use crate::state::LabDirectory;
 use crate::topology::{Host, Peering, Topology};
 use lasthop_net::Family;
 use serde_json::{Value, json};
@@ -9,6 +10,9 @@ use std::path::Path;
 
 /// The label that tells reflectors from other hosts.
 const REFLECTOR_LABEL: &str = "route-reflector";
+
+/// Who changes resources from outside the hosts.
+pub const ADMIN: &str = "admin";
 
 /// The port that the store is served on.
 pub const STORE_PORT: u16 = 7470;
@@ -72,18 +76,34 @@ fn node(topology: &Topology, host: &Host) -> Value {
 /// The configuration file of one host's agent and speaker.
 #[must_use]
 pub fn host_config(topology: &Topology, host: &Host, directories: &HostFiles<'_>) -> Value {
-    let certificates = directories.certificates;
-    let file = |name: &str| certificates.join(name).display().to_string();
     json!({
         "node": host.name,
         "runDirectory": directories.run.display().to_string(),
         "stateDirectory": directories.state.display().to_string(),
-        "store": {
-            "server": store_address(topology).map(|address| authority(address, STORE_PORT)),
-            "ca": file("ca.crt"),
-            "certificate": file(&format!("{}.crt", host.name)),
-            "key": file(&format!("{}.key", host.name)),
-        },
+        "store": store_client(topology, directories.certificates, &host.name),
+    })
+}
+
+/// The resources as one `List`, to be applied from a file.
+#[must_use]
+pub fn list(topology: &Topology) -> Value {
+    json!({ "apiVersion": "v1", "kind": "List", "items": resources(topology) })
+}
+
+/// The configuration of a command that changes resources from outside the hosts.
+#[must_use]
+pub fn admin_config(topology: &Topology, directory: &LabDirectory) -> Value {
+    let certificates = directory.certificates();
+    json!({ "node": ADMIN, "store": store_client(topology, &certificates, ADMIN) })
+}
+
+fn store_client(topology: &Topology, certificates: &Path, who: &str) -> Value {
+    let file = |name: String| certificates.join(name).display().to_string();
+    json!({
+        "server": store_address(topology).map(|address| authority(address, STORE_PORT)),
+        "ca": file("ca.crt".to_owned()),
+        "certificate": file(format!("{who}.crt")),
+        "key": file(format!("{who}.key")),
     })
 }
 

@@ -3,7 +3,9 @@
 //! on the host's TAP are those of a machine of its own.
 
 use anyhow::{Context, Result};
+use lasthop_kernel::link::Tap;
 use lasthop_net::IfName;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -21,8 +23,8 @@ const TURN: usize = 64;
 /// # Errors
 /// If either cannot be joined, or polling fails.
 pub fn run(tap: &IfName, guest: &str, card: &IfName) -> Result<()> {
-    let mut host_side = crate::tap::join(tap).with_context(|| format!("cannot join the TAP '{tap}'"))?;
-    let mut guest_side = crate::netns::within(guest, || crate::tap::join(card))?
+    let mut host_side = open(tap).with_context(|| format!("cannot join the TAP '{tap}'"))?;
+    let mut guest_side = crate::netns::within(guest, || open(card))?
         .with_context(|| format!("cannot join '{card}' of the guest '{guest}'"))?;
     let mut frame = vec![0; FRAME];
     loop {
@@ -38,6 +40,13 @@ pub fn run(tap: &IfName, guest: &str, card: &IfName) -> Result<()> {
             carry(&mut guest_side, &mut host_side, &mut frame)?;
         }
     }
+}
+
+/// A TAP of the calling thread's namespace, as a file that never blocks.
+fn open(name: &IfName) -> Result<File> {
+    let file = Tap::open(name)?.into_file();
+    fcntl(&file, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).context("cannot make the TAP non-blocking")?;
+    Ok(file)
 }
 
 fn wait(a: &File, b: &File) -> Result<(PollFlags, PollFlags)> {

@@ -108,7 +108,10 @@ pub fn inside(inodes: &std::collections::BTreeSet<u64>) -> Vec<i32> {
     use std::os::unix::fs::MetadataExt;
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter(|pid| fs::metadata(format!("/proc/{pid}/ns/net")).is_ok_and(|m| inodes.contains(&m.ino()))).collect()
+    let other = |pid: &i32| u32::try_from(*pid).ok() != Some(std::process::id());
+    pids.filter(other)
+        .filter(|pid| fs::metadata(format!("/proc/{pid}/ns/net")).is_ok_and(|m| inodes.contains(&m.ino())))
+        .collect()
 }
 
 #[cfg(test)]

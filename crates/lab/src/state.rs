@@ -100,10 +100,7 @@ impl LabDirectory {
     /// If there is one of that name, or the directory cannot be made.
     pub fn create(&self, manifest: &Manifest) -> Result<()> {
         if self.exists() {
-            bail!(
-                "there is a lab '{0}' already: take it down with 'lasthop lab down --name {0}', or choose another --name",
-                self.name
-            );
+            bail!("{}", self.taken());
         }
         for sub in ["certificates", "processes", "logs"] {
             let path = self.root.join(sub);
@@ -123,6 +120,15 @@ impl LabDirectory {
             bail!("another command is changing the lab '{}': wait for it to end", self.name);
         }
         Ok(file)
+    }
+
+    /// That there is such a lab already.
+    #[must_use]
+    pub fn taken(&self) -> String {
+        let name = &self.name;
+        format!(
+            "there is a lab '{name}' already: take it down with 'lasthop lab down --name {name}', or choose another --name"
+        )
     }
 
     /// That there is no such lab, and what there is.
