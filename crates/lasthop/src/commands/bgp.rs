@@ -3,9 +3,10 @@
 use crate::connect::{AgentSocket, Context};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::log;
-use crate::output::{self, Output};
+use crate::output::{Format, Output, Paint, bgp};
 use lasthop_agent::api::Request;
 use lasthop_net::Prefix;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 /// Run the BGP speaker, or ask it: peers, paths, why a path
@@ -65,15 +66,35 @@ fn prefix(text: &str) -> Result<Prefix, String> {
 }
 
 pub(crate) fn run(context: &Context, args: Args) -> Outcome {
-    let (request, ask) = match args.command {
+    let (request, ask, draw): (_, _, Draw) = match args.command {
         None => return speak(context),
-        Some(Command::Peers(ask)) => (Request::BgpPeers, ask),
-        Some(Command::Paths { prefix, ask }) => (Request::BgpPaths { prefix: prefix.map(|p| p.to_string()) }, ask),
-        Some(Command::Why { prefix, ask }) => (Request::BgpWhy { prefix: prefix.to_string() }, ask),
+        Some(Command::Peers(ask)) => {
+            (Request::BgpPeers, ask, |answer, format, paint| Ok(bgp::peers(&read::<Vec<_>>(answer)?, format, paint)))
+        }
+        Some(Command::Paths { prefix, ask }) => {
+            let request = Request::BgpPaths { prefix: prefix.map(|prefix| prefix.to_string()) };
+            (request, ask, |answer, format, paint| Ok(bgp::paths(&read::<Vec<_>>(answer)?, format, paint)))
+        }
+        Some(Command::Why { prefix, ask }) => {
+            let request = Request::BgpWhy { prefix: prefix.to_string() };
+            (request, ask, |answer, _, paint| Ok(bgp::why(&read(answer)?, paint)))
+        }
     };
+    // What programs get is what the speaker said, also what a later one may add.
     let answer: Value = context.agent(&ask.socket)?.call(request)?;
-    ask.output.show(&answer, |_, _| output::yaml(&answer).unwrap_or_default())?;
+    ask.output.try_show(&answer, |format, paint| draw(&answer, format, paint))?;
     Ok(Exit::Done)
+}
+
+/// Draws an answer of the speaker.
+type Draw = fn(&Value, Format, Paint) -> Result<String, Failure>;
+
+fn read<T: DeserializeOwned>(answer: &Value) -> Result<T, Failure> {
+    T::deserialize(answer).map_err(|error| {
+        let line =
+            format!("the speaker's answer does not parse ({error}): are speaker and this program of one version?");
+        Failure::new(Exit::Failed, line)
+    })
 }
 
 fn speak(context: &Context) -> Outcome {

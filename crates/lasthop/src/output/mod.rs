@@ -1,6 +1,7 @@
 //! What is printed: tables, YAML and JSON; colour; times as people say them. Commands hand over what they found,
 //! and only this module decides how it looks.
 
+pub(crate) mod bgp;
 mod paint;
 mod resources;
 mod routes;
@@ -50,10 +51,19 @@ impl Output {
         value: &T,
         table: impl FnOnce(Format, Paint) -> String,
     ) -> Result<(), Failure> {
+        self.try_show(value, |format, paint| Ok(table(format, paint)))
+    }
+
+    /// Prints `value`, where drawing it may fail.
+    pub(crate) fn try_show<T: Serialize>(
+        self,
+        value: &T,
+        table: impl FnOnce(Format, Paint) -> Result<String, Failure>,
+    ) -> Result<(), Failure> {
         print(&match self.format {
             Format::Json => json(value)?,
             Format::Yaml => yaml(value)?,
-            Format::Table | Format::Wide => table(self.format, Paint::stdout()),
+            Format::Table | Format::Wide => table(self.format, Paint::stdout())?,
         })
     }
 }

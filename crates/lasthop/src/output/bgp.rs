@@ -1,0 +1,256 @@
+//! What the speaker answers: peers, paths, why a path.
+
+use super::{Cell, Format, Paint, Sheet, Tone, list, span};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// A peer, as far as it is shown.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Peer {
+    address: String,
+    asn: u32,
+    local_asn: u32,
+    state: String,
+    state_seconds: u64,
+    last_error: Option<String>,
+    local_address: Option<String>,
+    prefixes_in: u64,
+    prefixes_out: u64,
+    prefixes_refused: u64,
+    restart: Restart,
+    negotiated: Option<Negotiated>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Restart {
+    state: String,
+    seconds_left: Option<u64>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Negotiated {
+    hold_seconds: u64,
+    families: Vec<String>,
+}
+
+/// A path, as far as it is shown.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Path {
+    prefix: String,
+    from: String,
+    next_hop: Option<String>,
+    attributes: BTreeMap<String, String>,
+    stale: bool,
+    used: bool,
+    verdict: String,
+}
+
+/// Everything about one prefix.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Why {
+    prefix: String,
+    paths: Vec<Path>,
+    advertised: Vec<Advertised>,
+    next_hops: Vec<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Advertised {
+    peer: String,
+    next_hop: Option<String>,
+    reason: Option<String>,
+}
+
+/// Draws the peers.
+pub(crate) fn peers(peers: &[Peer], format: Format, paint: Paint) -> String {
+    if peers.is_empty() {
+        return "no peers: no other Node and no BGPPeer asks for a session here\n".to_owned();
+    }
+    let wide = format == Format::Wide;
+    let mut headers = vec!["PEER", "AS", "STATE", "SINCE", "IN", "OUT", "REFUSED"];
+    if wide {
+        headers.extend(["LOCAL", "LOCAL AS", "HOLD", "FAMILIES", "RESTART"]);
+    }
+    headers.push("LAST ERROR");
+    let mut sheet = Sheet::new(&headers);
+    for peer in peers {
+        let tone = if peer.state == "Established" { Tone::Good } else { Tone::Bad };
+        let mut row: Vec<Cell> = vec![
+            peer.address.as_str().into(),
+            peer.asn.to_string().into(),
+            Cell::new(tone, peer.state.as_str()),
+            span(Duration::from_secs(peer.state_seconds)).into(),
+            peer.prefixes_in.to_string().into(),
+            peer.prefixes_out.to_string().into(),
+            peer.prefixes_refused.to_string().into(),
+        ];
+        if wide {
+            row.push(peer.local_address.as_deref().unwrap_or_default().into());
+            row.push(peer.local_asn.to_string().into());
+            let negotiated = peer.negotiated.as_ref();
+            row.push(negotiated.map(|n| span(Duration::from_secs(n.hold_seconds))).unwrap_or_default().into());
+            row.push(negotiated.map(|n| list(&n.families)).unwrap_or_default().into());
+            let left = peer.restart.seconds_left.map(|left| format!(" for {}", span(Duration::from_secs(left))));
+            row.push(format!("{}{}", peer.restart.state, left.unwrap_or_default()).into());
+        }
+        row.push(peer.last_error.as_deref().unwrap_or_default().into());
+        sheet.row(row);
+    }
+    sheet.draw(paint, 0)
+}
+
+/// Draws paths: those in use are marked.
+pub(crate) fn paths(paths: &[Path], format: Format, paint: Paint) -> String {
+    if paths.is_empty() {
+        return "no paths\n".to_owned();
+    }
+    let mut headers = vec!["USED", "PREFIX", "FROM", "NEXT HOP", "BEST, OR WHY NOT"];
+    if format == Format::Wide {
+        headers.push("ATTRIBUTES");
+    }
+    let mut sheet = Sheet::new(&headers);
+    for path in paths {
+        let mut row = vec![used(path), path.prefix.as_str().into()];
+        row.extend(origin(path));
+        if format == Format::Wide {
+            row.push(attributes(path).into());
+        }
+        sheet.row(row);
+    }
+    sheet.draw(paint, 0)
+}
+
+fn used(path: &Path) -> Cell {
+    if path.used { Cell::new(Tone::Good, "yes") } else { "no".into() }
+}
+
+fn origin(path: &Path) -> [Cell; 3] {
+    let stale = if path.stale { " (stale: kept from before the peer's restart)" } else { "" };
+    [
+        path.from.as_str().into(),
+        path.next_hop.as_deref().unwrap_or_default().into(),
+        format!("{}{stale}", path.verdict).into(),
+    ]
+}
+
+fn attributes(path: &Path) -> String {
+    let texts = path.attributes.iter().map(|(name, value)| format!("{name} {value}"));
+    texts.collect::<Vec<_>>().join(", ")
+}
+
+/// Tells why a prefix goes where it goes, and who is told of it.
+pub(crate) fn why(why: &Why, paint: Paint) -> String {
+    let to = match (why.next_hops.is_empty(), why.paths.iter().any(|path| path.used)) {
+        (false, _) => format!("goes to {}", list(&why.next_hops)),
+        (true, true) => "is this host's own".to_owned(),
+        (true, false) if why.paths.is_empty() => {
+            "is not known: no peer advertises it, and it is none of our own".into()
+        }
+        (true, false) => "has no usable path".to_owned(),
+    };
+    let mut text = format!("{} {to}\n", paint.paint(Tone::Strong, &why.prefix));
+    let mut sheet = Sheet::new(&["USED", "FROM", "NEXT HOP", "BEST, OR WHY NOT", "ATTRIBUTES"]);
+    for path in &why.paths {
+        let mut row = vec![used(path)];
+        row.extend(origin(path));
+        row.push(attributes(path).into());
+        sheet.row(row);
+    }
+    if !sheet.is_empty() {
+        text.push_str(&format!("\n{}\n{}", paint.paint(Tone::Strong, "Paths"), sheet.draw(paint, 2)));
+    }
+    let mut sheet = Sheet::new(&["PEER", "ADVERTISED", "NEXT HOP", "WHY NOT"]);
+    for line in &why.advertised {
+        let told = if line.next_hop.is_some() { Cell::new(Tone::Good, "yes") } else { "no".into() };
+        let next_hop = line.next_hop.as_deref().unwrap_or_default();
+        let reason = line.reason.as_deref().unwrap_or_default();
+        sheet.row(vec![line.peer.as_str().into(), told, next_hop.into(), reason.into()]);
+    }
+    if !sheet.is_empty() {
+        text.push_str(&format!("\n{}\n{}", paint.paint(Tone::Strong, "Advertised to"), sheet.draw(paint, 2)));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn path(from: &str, next_hop: Value, used: bool, verdict: &str) -> Value {
+        json!({"prefix": "10.65.0.21/32", "from": from, "nextHop": next_hop, "stale": false, "used": used,
+               "attributes": {"AS_PATH": "64513", "LOCAL_PREF": "100"}, "verdict": verdict})
+    }
+
+    #[test]
+    fn peers_say_state_and_error() {
+        let peer = |address: &str, state: &str, error: Value| {
+            json!({"address": address, "asn": 64512, "localAsn": 64512, "state": state, "since": 0, "stateSeconds": 192,
+                   "lastError": error, "localAddress": "172.18.203.10", "prefixesIn": 3, "prefixesOut": 1,
+                   "prefixesRefused": 0, "prefixesStale": 0, "restart": {"state": "none", "secondsLeft": null},
+                   "negotiated": {"routerId": "1.1.1.1", "families": ["IPv4", "IPv6"], "holdSeconds": 90,
+                                  "capabilities": [], "gracefulRestart": null}, "counters": {}})
+        };
+        let all = json!([
+            peer("172.18.203.2", "Established", Value::Null),
+            peer("172.18.203.9", "Active", json!("its AS is 64513, expected 64512")),
+        ]);
+        let all: Vec<Peer> = serde_json::from_value(all).unwrap();
+        let table = "\
+PEER          AS     STATE        SINCE  IN  OUT  REFUSED  LAST ERROR
+172.18.203.2  64512  Established  3m12s  3   1    0        -
+172.18.203.9  64512  Active       3m12s  3   1    0        its AS is 64513, expected 64512
+";
+        assert_eq!(peers(&all, Format::Table, Paint::OFF), table);
+        let wide = peers(&all[..1], Format::Wide, Paint::OFF);
+        assert!(wide.contains("172.18.203.10  64512     1m30s  IPv4,IPv6  none     -"), "{wide}");
+    }
+
+    #[test]
+    fn why_tells_paths_and_audience() {
+        let report = json!({
+            "prefix": "10.65.0.21/32", "nextHops": ["172.18.203.126"],
+            "paths": [
+                path("172.18.203.2", json!("172.18.203.126"), true, "best"),
+                path("own route", Value::Null, false, "AS_PATH length 2 is longer than 1"),
+            ],
+            "advertised": [
+                {"peer": "172.18.203.2", "nextHop": null, "reason": "the best path was learned from this peer"},
+                {"peer": "172.18.203.3", "nextHop": "172.18.203.10", "reason": null},
+            ],
+        });
+        let report: Why = serde_json::from_value(report).unwrap();
+        let expected = "\
+10.65.0.21/32 goes to 172.18.203.126
+
+Paths
+  USED  FROM          NEXT HOP        BEST, OR WHY NOT                   ATTRIBUTES
+  yes   172.18.203.2  172.18.203.126  best                               AS_PATH 64513, LOCAL_PREF 100
+  no    own route     -               AS_PATH length 2 is longer than 1  AS_PATH 64513, LOCAL_PREF 100
+
+Advertised to
+  PEER          ADVERTISED  NEXT HOP       WHY NOT
+  172.18.203.2  no          -              the best path was learned from this peer
+  172.18.203.3  yes         172.18.203.10  -
+";
+        assert_eq!(why(&report, Paint::OFF), expected);
+        let table = paths(&report.paths, Format::Table, Paint::OFF);
+        assert!(
+            table.starts_with("USED  PREFIX         FROM          NEXT HOP        BEST, OR WHY NOT\nyes   10.65"),
+            "{table}"
+        );
+        let unknown = json!({"prefix": "10.1.0.0/16", "nextHops": [], "paths": [], "advertised": []});
+        let unknown: Why = serde_json::from_value(unknown).unwrap();
+        assert_eq!(
+            why(&unknown, Paint::OFF),
+            "10.1.0.0/16 is not known: no peer advertises it, and it is none of our own\n"
+        );
+    }
+}
