@@ -1,0 +1,523 @@
+//! The one task that owns the [`Speaker`]: events of sockets, clock and agent go in, its outputs are carried out.
+//!
+//! What the agent says becomes the intent, and the speaker is told only what differs from the intent before. The
+//! agent's silence changes nothing. Learned routes are kept here as last told by the speaker, so that a new agent
+//! hears them all.
+
+use super::answer::{self, Now};
+use super::connection::{Connection, Queue};
+use super::intent::Intent;
+use super::link::{Channels, Greeted, InSync, Link};
+use super::protocol::{Question, ToAgent, ToSpeaker};
+use super::socket;
+use lasthop_bgp::config::{PeerConfig, SpeakerConfig};
+use lasthop_bgp::{ConnId, Input, Origin, Output, Speaker, Start, StopMode};
+use lasthop_net::Prefix;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedReadHalf;
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet};
+
+/// How long the intent on disk may be behind.
+const SAVE_AFTER: Duration = Duration::from_millis(50);
+
+/// After a crash, how long the agent has to come and complete the intent before it counts as complete.
+const AGENT_LIMIT: Duration = Duration::from_secs(3);
+
+/// How much one read takes.
+const READ_SIZE: usize = 64 << 10;
+
+/// What tasks report.
+pub(super) enum Event {
+    /// Someone connected to our port.
+    Accepted(TcpStream, SocketAddr),
+    /// A connection is up, or is not.
+    Dialled { conn: ConnId, peer: IpAddr, result: std::io::Result<TcpStream> },
+    /// Octets arrived.
+    Received { conn: ConnId, bytes: Vec<u8> },
+    /// A connection ended.
+    Closed { conn: ConnId, reason: String },
+    /// A connection is under its lower mark.
+    Drained(ConnId),
+    /// An agent came.
+    Agent(Greeted),
+    /// The agent says something.
+    Told { link: u64, message: ToSpeaker },
+    /// The agent's line ended.
+    AgentGone { link: u64, reason: String },
+    /// The agent's line is under its lower mark.
+    AgentDrained,
+    /// All sockets have what was queued before a withdrawal was to be answered.
+    Flushed { link: u64, seq: u64 },
+}
+
+/// The port we listen on, and why it is not open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Listening {
+    pub(super) port: u16,
+    pub(super) problem: Option<String>,
+}
+
+pub(super) struct Driver {
+    speaker: Option<Speaker>,
+    intent: Option<Intent>,
+    intent_path: PathBuf,
+    save_at: Option<Instant>,
+    complete_at: Option<Instant>,
+    connections: HashMap<ConnId, Connection>,
+    dialling: HashMap<ConnId, JoinHandle<()>>,
+    next_accepted: u64,
+    closing: JoinSet<()>,
+    agent: Option<Link>,
+    learned: BTreeMap<Prefix, Vec<IpAddr>>,
+    in_sync: InSync,
+    listening: Option<Listening>,
+    channels: Channels,
+}
+
+impl Driver {
+    /// A driver that starts from the intent on disk, if there is one.
+    pub(super) fn new(intent_path: PathBuf, channels: Channels) -> Self {
+        let intent = Intent::load(&intent_path).unwrap_or_else(|error| {
+            let path = intent_path.display();
+            tracing::warn!(%path, %error, "the former intent is of no use: waiting for the agent");
+            None
+        });
+        let mut driver = Self {
+            speaker: None,
+            intent: None,
+            intent_path,
+            save_at: None,
+            complete_at: None,
+            connections: HashMap::new(),
+            dialling: HashMap::new(),
+            next_accepted: 1,
+            closing: JoinSet::new(),
+            agent: None,
+            learned: BTreeMap::new(),
+            in_sync: InSync::NotYet,
+            listening: None,
+            channels,
+        };
+        if let Some(intent) = intent {
+            driver.resume(intent);
+        }
+        driver
+    }
+
+    fn resume(&mut self, intent: Intent) {
+        let (peers, prefixes) = (intent.peers.len(), intent.own.len());
+        tracing::info!(peers, prefixes, "going on from what the agent said before the restart");
+        let now = Instant::now();
+        let mut speaker = Speaker::new(intent.speaker.clone(), Start::Restarted, now);
+        for peer in intent.peers.values() {
+            speaker.set_peer(now, peer.clone());
+        }
+        for prefix in &intent.own {
+            speaker.advertise(now, *prefix, Origin::default());
+        }
+        self.speaker = Some(speaker);
+        self.intent = Some(intent);
+        self.complete_at = Some(now + AGENT_LIMIT);
+    }
+
+    /// The port to listen on, once it is known.
+    pub(super) fn port(&self) -> Option<u16> {
+        self.intent.as_ref().map(|intent| intent.speaker.port)
+    }
+
+    /// What became of listening.
+    pub(super) fn set_listening(&mut self, listening: Listening) {
+        if self.listening.as_ref() == Some(&listening) {
+            return;
+        }
+        let port = listening.port;
+        match &listening.problem {
+            None => tracing::info!(port, "listening for peers"),
+            Some(problem) => tracing::error!(port, problem, "not listening for peers"),
+        }
+        self.listening = Some(listening);
+        self.say_listening();
+    }
+
+    fn say_listening(&self) {
+        if let (Some(link), Some(Listening { port, problem })) = (&self.agent, self.listening.clone()) {
+            link.say(&ToAgent::Listening { port, problem });
+        }
+    }
+
+    /// When [`Self::timeout`] is due.
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        let speaker = self.speaker.as_ref().and_then(Speaker::next_timeout);
+        let link = self.agent.as_ref().and_then(Link::next_timeout);
+        [speaker, link, self.save_at, self.complete_at].into_iter().flatten().min()
+    }
+
+    /// Does what is due.
+    pub(super) fn timeout(&mut self, now: Instant) {
+        if let Some(speaker) = &mut self.speaker {
+            if speaker.next_timeout().is_some_and(|due| due <= now) {
+                speaker.handle(now, Input::Timeout);
+            }
+            if self.complete_at.is_some_and(|due| due <= now) {
+                self.complete_at = None;
+                tracing::warn!("the agent has not come: advertising what it said before the restart");
+                speaker.own_routes_complete(now);
+            }
+        }
+        if let Some(link) = &mut self.agent {
+            link.timeout(now);
+        }
+        if self.save_at.is_some_and(|due| due <= now) {
+            self.save();
+        }
+    }
+
+    fn save(&mut self) {
+        self.save_at = None;
+        let Some(intent) = &self.intent else { return };
+        if let Err(error) = intent.save(&self.intent_path) {
+            let path = self.intent_path.display();
+            tracing::error!(%path, %error, "the intent cannot be saved: a restart would begin with an older one");
+        }
+    }
+
+    /// Takes one event. [`Self::carry_out`] is to follow, after one or after many.
+    pub(super) fn handle(&mut self, event: Event) {
+        let now = Instant::now();
+        match event {
+            Event::Accepted(stream, peer) => self.accepted(now, stream, peer.ip()),
+            Event::Dialled { conn, peer, result } => self.dialled(now, (conn, peer), result),
+            Event::Received { conn, bytes } => {
+                if self.connections.contains_key(&conn)
+                    && let Some(speaker) = &mut self.speaker
+                {
+                    speaker.receive(now, conn, &bytes);
+                }
+            }
+            Event::Closed { conn, reason } => {
+                if let Some(connection) = self.connections.remove(&conn) {
+                    self.closing.spawn(connection.close());
+                    self.input(now, Input::Closed { conn, reason });
+                }
+            }
+            Event::Drained(conn) => self.input(now, Input::Drained { conn }),
+            Event::Agent(greeted) => self.agent_came(greeted),
+            Event::Told { link, message } => {
+                if self.agent.as_ref().is_some_and(|agent| agent.id == link) {
+                    self.told(now, message);
+                }
+            }
+            Event::AgentGone { link, reason } => {
+                if let Some(agent) = self.agent.take_if(|agent| agent.id == link) {
+                    tracing::info!(reason, "the agent is gone: going on as last told");
+                    agent.refuse(reason);
+                }
+            }
+            Event::AgentDrained => {}
+            Event::Flushed { link, seq } => {
+                if let Some(agent) = self.agent.as_mut().filter(|agent| agent.id == link) {
+                    agent.flushed(seq);
+                }
+            }
+        }
+        while self.closing.try_join_next().is_some() {}
+    }
+
+    fn input(&mut self, now: Instant, input: Input) {
+        if let Some(speaker) = &mut self.speaker {
+            speaker.handle(now, input);
+        }
+    }
+
+    fn accepted(&mut self, now: Instant, stream: TcpStream, peer: IpAddr) {
+        let known = self.intent.as_ref().is_some_and(|intent| intent.peers.contains_key(&peer));
+        let Some(local) = stream.local_addr().ok().filter(|_| known) else {
+            tracing::debug!(%peer, "a connection from an address that is no peer's is refused");
+            // Reset rather than close, so that nothing of it stays with us.
+            if let Err(error) = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)) {
+                tracing::debug!(%error, "a socket option is not set");
+            }
+            return;
+        };
+        let conn = ConnId(self.next_accepted);
+        self.next_accepted += 2;
+        self.open(conn, stream);
+        self.input(now, Input::Accepted { conn, peer, local: local.ip() });
+    }
+
+    fn dialled(&mut self, now: Instant, (conn, peer): (ConnId, IpAddr), result: std::io::Result<TcpStream>) {
+        // One that is not awaited any more goes with `result`.
+        if self.dialling.remove(&conn).is_none() {
+            return;
+        }
+        match result.and_then(|stream| Ok((stream.local_addr()?.ip(), stream))) {
+            Ok((local, stream)) => {
+                self.open(conn, stream);
+                self.input(now, Input::Connected { conn, peer, local });
+            }
+            Err(error) => self.input(now, Input::ConnectFailed { conn, peer, error: error.to_string() }),
+        }
+    }
+
+    fn open(&mut self, conn: ConnId, stream: TcpStream) {
+        socket::prepare(&stream);
+        let (read, write) = stream.into_split();
+        let reader = tokio::spawn(listen(conn, read, self.channels.data.clone()));
+        let signals = self.channels.signals.clone();
+        let connection = Connection::start(write, reader, move || {
+            // The driver goes only with the process.
+            let _ = signals.send(Event::Drained(conn));
+        });
+        self.connections.insert(conn, connection);
+    }
+
+    fn agent_came(&mut self, greeted: Greeted) {
+        // A former one that is still there has hung, or is about to find out that it has been replaced.
+        if let Some(former) = self.agent.take() {
+            former.refuse("another agent came".to_owned());
+        }
+        tracing::info!("the agent is here");
+        let untold = self.learned.keys().copied().collect();
+        self.agent = Some(Link::new(greeted, self.channels.clone(), untold));
+        self.say_listening();
+    }
+
+    fn told(&mut self, now: Instant, message: ToSpeaker) {
+        match message {
+            ToSpeaker::Hello { .. } => {}
+            ToSpeaker::Configure(config) => self.configure(now, config),
+            ToSpeaker::Ask { id, question } => self.ask(id, question),
+            ToSpeaker::Peers(_) | ToSpeaker::Advertise(_) | ToSpeaker::Withdraw { .. } | ToSpeaker::Complete
+                if self.intent.is_none() =>
+            {
+                if let Some(agent) = self.agent.take() {
+                    agent.refuse("Configure comes first".to_owned());
+                }
+            }
+            ToSpeaker::Peers(peers) => self.set_peers(now, peers),
+            ToSpeaker::Advertise(prefixes) => self.advertise(now, prefixes),
+            ToSpeaker::Withdraw { seq, prefixes } => {
+                self.withdraw(now, prefixes);
+                self.carry_out();
+                if let Some(link) = &mut self.agent {
+                    link.answer_when_flushed(seq, self.connections.values());
+                }
+            }
+            ToSpeaker::Complete => self.complete(now),
+        }
+    }
+
+    fn configure(&mut self, now: Instant, config: SpeakerConfig) {
+        match (&mut self.speaker, &mut self.intent) {
+            (Some(speaker), Some(intent)) => {
+                if intent.speaker == config {
+                    return;
+                }
+                intent.speaker = config.clone();
+                speaker.configure(now, config);
+            }
+            _ => {
+                self.speaker = Some(Speaker::new(config.clone(), Start::Cold, now));
+                self.intent = Some(Intent { speaker: config, peers: BTreeMap::new(), own: BTreeSet::new() });
+            }
+        }
+        self.changed(now);
+    }
+
+    fn changed(&mut self, now: Instant) {
+        self.save_at.get_or_insert(now + SAVE_AFTER);
+    }
+
+    fn set_peers(&mut self, now: Instant, peers: Vec<PeerConfig>) {
+        let (Some(speaker), Some(intent)) = (&mut self.speaker, &mut self.intent) else { return };
+        let peers: BTreeMap<IpAddr, PeerConfig> = peers.into_iter().map(|peer| (peer.address, peer)).collect();
+        let former = std::mem::take(&mut intent.peers);
+        for address in former.keys().filter(|address| !peers.contains_key(address)) {
+            speaker.remove_peer(now, *address);
+        }
+        for peer in peers.values().filter(|peer| former.get(&peer.address) != Some(peer)) {
+            speaker.set_peer(now, peer.clone());
+        }
+        let changed = former != peers;
+        intent.peers = peers;
+        if changed {
+            self.changed(now);
+            if let Some(link) = &mut self.agent {
+                link.peers_changed = true;
+            }
+        }
+    }
+
+    fn advertise(&mut self, now: Instant, prefixes: Vec<Prefix>) {
+        let (Some(speaker), Some(intent)) = (&mut self.speaker, &mut self.intent) else { return };
+        let mut changed = false;
+        for prefix in &prefixes {
+            if intent.own.insert(*prefix) {
+                speaker.advertise(now, *prefix, Origin::default());
+                changed = true;
+            }
+        }
+        if let Some(named) = self.agent.as_mut().and_then(|link| link.named.as_mut()) {
+            named.extend(prefixes);
+        }
+        if changed {
+            self.changed(now);
+        }
+    }
+
+    fn withdraw(&mut self, now: Instant, prefixes: Vec<Prefix>) {
+        let (Some(speaker), Some(intent)) = (&mut self.speaker, &mut self.intent) else { return };
+        let mut named = self.agent.as_mut().and_then(|link| link.named.as_mut());
+        let mut changed = false;
+        for prefix in prefixes {
+            if intent.own.remove(&prefix) {
+                speaker.withdraw(now, prefix);
+                changed = true;
+            }
+            if let Some(named) = &mut named {
+                named.remove(&prefix);
+            }
+        }
+        if changed {
+            self.changed(now);
+        }
+    }
+
+    fn complete(&mut self, now: Instant) {
+        if let (Some(intent), Some(named)) = (&self.intent, self.agent.as_mut().and_then(|link| link.named.take())) {
+            let gone: Vec<Prefix> = intent.own.difference(&named).copied().collect();
+            self.withdraw(now, gone);
+        }
+        self.complete_at = None;
+        if let Some(speaker) = &mut self.speaker {
+            speaker.own_routes_complete(now);
+        }
+    }
+
+    fn ask(&self, id: u64, question: Question) {
+        let answer = match &self.speaker {
+            Some(speaker) => answer::answer(speaker, question, Now::read()),
+            None => Err("the speaker has not been configured yet: is there a Node for this host?".to_owned()),
+        };
+        if let Some(link) = &self.agent {
+            link.say(&ToAgent::Answer { id, answer });
+        }
+    }
+
+    /// Carries out what the speaker wants done, and tells the agent what is new.
+    pub(super) fn carry_out(&mut self) {
+        let Some(mut speaker) = self.speaker.take() else { return };
+        while let Some(output) = speaker.poll_output() {
+            match output {
+                Output::Connect { conn, peer, local, port } => self.dial(conn, SocketAddr::new(peer, port), local),
+                Output::Send { conn, bytes } => {
+                    if let Some(connection) = self.connections.get(&conn)
+                        && connection.send(bytes) == Queue::Congested
+                    {
+                        speaker.handle(Instant::now(), Input::Congested { conn });
+                    }
+                }
+                Output::Close { conn } => {
+                    if let Some(connection) = self.connections.remove(&conn) {
+                        self.closing.spawn(connection.close());
+                    }
+                    if let Some(dialling) = self.dialling.remove(&conn) {
+                        dialling.abort();
+                    }
+                }
+                Output::Learned { prefix, next_hops } => {
+                    if next_hops.is_empty() {
+                        self.learned.remove(&prefix);
+                    } else {
+                        self.learned.insert(prefix, next_hops);
+                    }
+                    if let Some(link) = &mut self.agent {
+                        link.untold.insert(prefix);
+                    }
+                }
+                Output::LearnedInSync => self.in_sync = InSync::Yes,
+                Output::PeerChanged { .. } => {
+                    if let Some(link) = &mut self.agent {
+                        link.peers_changed = true;
+                    }
+                }
+            }
+        }
+        if let Some(link) = &mut self.agent {
+            link.tell(&self.learned, self.in_sync);
+            if link.peers_changed {
+                link.tell_peers(answer::states(&speaker, Now::read()));
+            }
+        }
+        self.speaker = Some(speaker);
+    }
+
+    fn dial(&mut self, conn: ConnId, peer: SocketAddr, local: Option<IpAddr>) {
+        let events = self.channels.data.clone();
+        let task = tokio::spawn(async move {
+            let result = socket::connect(peer, local).await;
+            // The driver goes only with the process.
+            let _ = events.send(Event::Dialled { conn, peer: peer.ip(), result }).await;
+        });
+        self.dialling.insert(conn, task);
+    }
+
+    /// Ends all sessions, and waits until the peers have been told.
+    pub(super) async fn stop(mut self, mode: StopMode) {
+        if let Some(speaker) = &mut self.speaker {
+            speaker.stop(Instant::now(), mode);
+        }
+        self.carry_out();
+        self.save();
+        if mode == StopMode::Cease
+            && let Err(error) = std::fs::remove_file(&self.intent_path)
+        {
+            tracing::debug!(%error, "the intent is not removed");
+        }
+        let connections: Vec<Connection> = self.connections.drain().map(|(_, connection)| connection).collect();
+        for connection in connections {
+            self.closing.spawn(connection.close());
+        }
+        if let Some(link) = self.agent.take() {
+            link.refuse("the speaker ends".to_owned());
+        }
+        while self.closing.join_next().await.is_some() {}
+    }
+}
+
+async fn listen(conn: ConnId, mut read: OwnedReadHalf, events: mpsc::Sender<Event>) {
+    loop {
+        let event = match receive(&mut read).await {
+            Ok(bytes) if bytes.is_empty() => {
+                Event::Closed { conn, reason: "the peer closed the connection".to_owned() }
+            }
+            Ok(bytes) => Event::Received { conn, bytes },
+            Err(error) => Event::Closed { conn, reason: error.to_string() },
+        };
+        let end = matches!(event, Event::Closed { .. });
+        if events.send(event).await.is_err() || end {
+            return;
+        }
+    }
+}
+
+/// What has arrived; nothing at the end of the stream. No memory is held while nothing arrives.
+async fn receive(read: &mut OwnedReadHalf) -> std::io::Result<Vec<u8>> {
+    loop {
+        read.readable().await?;
+        let mut bytes = Vec::with_capacity(READ_SIZE);
+        match read.try_read_buf(&mut bytes) {
+            Ok(_) => {
+                bytes.shrink_to_fit();
+                return Ok(bytes);
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+}

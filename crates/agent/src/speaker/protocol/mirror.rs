@@ -1,0 +1,189 @@
+//! How the types of `lasthop_net` and `lasthop_bgp` look on the wire; they themselves know nothing of serde.
+
+use lasthop_bgp::config::{ConnectMode, NextHop, PeerConfig, ReflectMode, SpeakerConfig};
+use lasthop_net::{Asn, Family, Prefix};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Asn")]
+struct AsnMirror(u32);
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "SpeakerConfig")]
+pub(in crate::speaker) struct Speaker {
+    #[serde(with = "AsnMirror")]
+    asn: Asn,
+    router_id: Ipv4Addr,
+    cluster_id: Option<Ipv4Addr>,
+    port: u16,
+    restart_time: Duration,
+    deferral: Duration,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "PeerConfig")]
+struct Peer {
+    address: IpAddr,
+    port: u16,
+    #[serde(with = "AsnMirror")]
+    asn: Asn,
+    #[serde(with = "option_asn")]
+    local_asn: Option<Asn>,
+    local_address: Option<IpAddr>,
+    next_hop_v4: Option<Ipv4Addr>,
+    next_hop_v6: Option<Ipv6Addr>,
+    #[serde(with = "Connect")]
+    connect: ConnectMode,
+    #[serde(with = "Reflect")]
+    reflect: ReflectMode,
+    #[serde(with = "Hop")]
+    next_hop: NextHop,
+    #[serde(with = "families")]
+    families: BTreeSet<Family>,
+    hold_time: Duration,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "ConnectMode")]
+enum Connect {
+    Active,
+    Passive,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "ReflectMode")]
+enum Reflect {
+    NonClient,
+    Client,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "NextHop")]
+enum Hop {
+    Auto,
+    OurSelf,
+    Keep,
+}
+
+/// A wrapper so that a mirrored type can stand in a list.
+#[derive(Serialize, Deserialize)]
+struct PeerItem(#[serde(with = "Peer")] PeerConfig);
+
+#[derive(Serialize)]
+struct PeerRef<'a>(#[serde(with = "Peer")] &'a PeerConfig);
+
+/// One prefix: its address and its length.
+pub(super) mod prefix {
+    use super::*;
+
+    pub(in super::super) fn serialize<S: Serializer>(prefix: &Prefix, out: S) -> Result<S::Ok, S::Error> {
+        (prefix.address(), prefix.len()).serialize(out)
+    }
+
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(input: D) -> Result<Prefix, D::Error> {
+        let (address, len) = <(IpAddr, u8)>::deserialize(input)?;
+        Prefix::new(address, len).ok_or_else(|| de::Error::custom("a prefix longer than its address"))
+    }
+}
+
+/// A prefix in a list or an option.
+#[derive(Serialize, Deserialize)]
+struct PrefixItem(#[serde(with = "prefix")] Prefix);
+
+pub(super) mod option_prefix {
+    use super::*;
+
+    pub(in super::super) fn serialize<S: Serializer>(value: &Option<Prefix>, out: S) -> Result<S::Ok, S::Error> {
+        value.map(PrefixItem).serialize(out)
+    }
+
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Prefix>, D::Error> {
+        Ok(Option::<PrefixItem>::deserialize(input)?.map(|item| item.0))
+    }
+}
+
+pub(in crate::speaker) mod prefixes {
+    use super::*;
+
+    pub(in crate::speaker) fn serialize<'a, L, S>(list: &'a L, out: S) -> Result<S::Ok, S::Error>
+    where
+        &'a L: IntoIterator<Item = &'a Prefix, IntoIter: ExactSizeIterator>,
+        S: Serializer,
+    {
+        out.collect_seq(list.into_iter().map(|prefix| PrefixItem(*prefix)))
+    }
+
+    pub(in crate::speaker) fn deserialize<'de, L, D>(input: D) -> Result<L, D::Error>
+    where
+        L: FromIterator<Prefix>,
+        D: Deserializer<'de>,
+    {
+        Ok(Vec::<PrefixItem>::deserialize(input)?.into_iter().map(|item| item.0).collect())
+    }
+}
+
+pub(super) mod routes {
+    use super::*;
+
+    pub(in super::super) fn serialize<S: Serializer>(
+        list: &[(Prefix, Vec<IpAddr>)],
+        out: S,
+    ) -> Result<S::Ok, S::Error> {
+        out.collect_seq(list.iter().map(|(prefix, next_hops)| (PrefixItem(*prefix), next_hops)))
+    }
+
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+        input: D,
+    ) -> Result<Vec<(Prefix, Vec<IpAddr>)>, D::Error> {
+        let list = Vec::<(PrefixItem, Vec<IpAddr>)>::deserialize(input)?;
+        Ok(list.into_iter().map(|(prefix, next_hops)| (prefix.0, next_hops)).collect())
+    }
+}
+
+pub(in crate::speaker) mod peers {
+    use super::*;
+
+    pub(in crate::speaker) fn serialize<'a, L, S>(list: &'a L, out: S) -> Result<S::Ok, S::Error>
+    where
+        &'a L: IntoIterator<Item = &'a PeerConfig, IntoIter: ExactSizeIterator>,
+        S: Serializer,
+    {
+        out.collect_seq(list.into_iter().map(PeerRef))
+    }
+
+    pub(in crate::speaker) fn deserialize<'de, L, D>(input: D) -> Result<L, D::Error>
+    where
+        L: FromIterator<PeerConfig>,
+        D: Deserializer<'de>,
+    {
+        Ok(Vec::<PeerItem>::deserialize(input)?.into_iter().map(|item| item.0).collect())
+    }
+}
+
+mod option_asn {
+    use super::*;
+
+    pub(super) fn serialize<S: Serializer>(asn: &Option<Asn>, out: S) -> Result<S::Ok, S::Error> {
+        asn.map(|asn| asn.0).serialize(out)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Asn>, D::Error> {
+        Ok(Option::<u32>::deserialize(input)?.map(Asn))
+    }
+}
+
+mod families {
+    use super::*;
+
+    pub(super) fn serialize<S: Serializer>(families: &BTreeSet<Family>, out: S) -> Result<S::Ok, S::Error> {
+        Family::ALL.map(|family| families.contains(&family)).serialize(out)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(input: D) -> Result<BTreeSet<Family>, D::Error> {
+        let offered = <[bool; 2]>::deserialize(input)?;
+        Ok(Family::ALL.into_iter().zip(offered).filter(|(_, offered)| *offered).map(|(family, _)| family).collect())
+    }
+}

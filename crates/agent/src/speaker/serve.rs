@@ -1,0 +1,264 @@
+//! `lasthop bgp`: the process around the [`Driver`](super::driver::Driver): runtime, sockets to listen on, signals.
+
+use super::driver::{Driver, Event, Listening};
+use super::link::{self, Channels};
+use super::socket;
+use crate::config::Config;
+use lasthop_bgp::StopMode;
+use lasthop_net::Family;
+use nix::fcntl::{Flock, FlockArg};
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+/// Events that may wait. With 64 KiB a read this bounds what peers can make us hold.
+const EVENTS: usize = 128;
+
+/// Events handled before what they lead to is carried out: what came together goes out together.
+const BATCH: usize = 64;
+
+/// How often a port that could not be opened is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What peers are told when the speaker is stopped by a signal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnStop {
+    /// Nothing: by graceful restart they keep our routes until we are back.
+    #[default]
+    KeepRoutes,
+    /// That we are gone: they drop our routes at once.
+    Withdraw,
+}
+
+/// Why the speaker cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// A directory, file or socket cannot be used.
+    #[error("{what} {}: {error}{}", path.display(), if error.kind() == io::ErrorKind::PermissionDenied { "; run as root" } else { "" })]
+    File {
+        /// What was to be done.
+        what: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// The system's word.
+        error: io::Error,
+    },
+    /// Another speaker is there.
+    #[error("another speaker runs with {}: stop it, or use another runDirectory", .0.display())]
+    Running(PathBuf),
+    /// The runtime cannot be set up.
+    #[error("cannot set up the speaker's event loop: {0}")]
+    Runtime(#[from] io::Error),
+}
+
+/// Runs the speaker of this host until SIGTERM or SIGINT.
+///
+/// # Errors
+/// If it cannot start.
+pub fn serve(config: &Config, on_stop: OnStop) -> Result<(), ServeError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let stop = async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        run(config, on_stop, stop).await
+    })
+}
+
+/// Runs the speaker on the runtime at hand until `stop`.
+///
+/// # Errors
+/// If it cannot start.
+pub async fn run(config: &Config, on_stop: OnStop, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
+    let directory = &config.run_directory;
+    std::fs::create_dir_all(directory).map_err(failed("cannot make the directory", directory))?;
+    let _lock = lock(&directory.join("bgp.lock"))?;
+    let (data, mut events) = mpsc::channel(EVENTS);
+    let (signals, mut signalled) = mpsc::unbounded_channel();
+    let mut driver = Driver::new(directory.join("bgp.intent"), Channels { data: data.clone(), signals });
+    let socket = config.speaker_socket();
+    let agents = tokio::spawn(greet_agents(bind(&socket)?, data.clone()));
+    let mut port = Port::new(data);
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        tracing::debug!(%error, "the service manager is not told");
+    }
+    tokio::pin!(stop);
+    loop {
+        if let Some(listening) = port.follow(driver.port()) {
+            driver.set_listening(listening);
+        }
+        driver.carry_out();
+        let due = [driver.next_timeout(), port.retry_at].into_iter().flatten().min();
+        let first = tokio::select! {
+            () = &mut stop => break,
+            event = events.recv() => event,
+            event = signalled.recv() => event,
+            () = sleep_until(due) => None,
+        };
+        let waiting = std::iter::from_fn(|| signalled.try_recv().or_else(|_| events.try_recv()).ok());
+        for event in first.into_iter().chain(waiting).take(BATCH) {
+            driver.handle(event);
+        }
+        driver.timeout(Instant::now());
+    }
+    agents.abort();
+    port.close();
+    driver
+        .stop(match on_stop {
+            OnStop::KeepRoutes => StopMode::KeepRoutes,
+            OnStop::Withdraw => StopMode::Cease,
+        })
+        .await;
+    if let Err(error) = std::fs::remove_file(&socket) {
+        tracing::debug!(%error, "the socket is not removed");
+    }
+    Ok(())
+}
+
+fn failed<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> ServeError + 'a {
+    move |error| ServeError::File { what, path: path.to_owned(), error }
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Holds the lock file of this run directory, with our process id in it.
+fn lock(path: &Path) -> Result<Flock<File>, ServeError> {
+    let mut options = OpenOptions::new();
+    let file = options.create(true).truncate(false).write(true).mode(0o600).open(path);
+    let file = file.map_err(failed("cannot open", path))?;
+    let mut lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
+        nix::errno::Errno::EWOULDBLOCK => ServeError::Running(path.to_owned()),
+        error => failed("cannot lock", path)(error.into()),
+    })?;
+    let written = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
+    written.map_err(failed("cannot write", path))?;
+    Ok(lock)
+}
+
+/// The agent's socket: for root alone from the first moment that its name is there.
+fn bind(path: &Path) -> Result<UnixListener, ServeError> {
+    let next = path.with_extension("sock.new");
+    match std::fs::remove_file(&next) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("cannot replace", &next)(error)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&next).map_err(failed("cannot make the socket", &next))?;
+    let permissions = Permissions::from_mode(0o600);
+    std::fs::set_permissions(&next, permissions).map_err(failed("cannot protect the socket", &next))?;
+    std::fs::rename(&next, path).map_err(failed("cannot make the socket", path))?;
+    Ok(listener)
+}
+
+async fn greet_agents(listener: UnixListener, events: mpsc::Sender<Event>) {
+    let mut next = 0;
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                next += 1;
+                tokio::spawn(link::greet(next, stream, events.clone()));
+            }
+            Err(error) => pause(&error).await,
+        }
+    }
+}
+
+/// Accepting fails when file descriptors run out, and then fails again at once.
+async fn pause(error: &io::Error) {
+    tracing::warn!(%error, "cannot accept a connection");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+}
+
+/// The port we listen on, for both families.
+struct Port {
+    events: mpsc::Sender<Event>,
+    number: Option<u16>,
+    tasks: BTreeMap<Family, JoinHandle<()>>,
+    retry_at: Option<Instant>,
+}
+
+impl Port {
+    fn new(events: mpsc::Sender<Event>) -> Self {
+        Self { events, number: None, tasks: BTreeMap::new(), retry_at: None }
+    }
+
+    /// Listens on this port from now on; says how it went if anything was done.
+    fn follow(&mut self, number: Option<u16>) -> Option<Listening> {
+        let retry = self.retry_at.is_some_and(|at| at <= Instant::now());
+        if self.number == number && !retry {
+            return None;
+        }
+        if self.number != number {
+            self.close();
+        }
+        self.number = number;
+        let port = number?;
+        let mut problem = None;
+        for family in Family::ALL {
+            if self.tasks.contains_key(&family) {
+                continue;
+            }
+            match socket::listen(family, port) {
+                Ok(listener) => {
+                    self.tasks.insert(family, tokio::spawn(accept(listener, self.events.clone())));
+                }
+                Err(error) if family == Family::V6 && is_absent(&error) => {
+                    tracing::debug!(%error, "not listening for IPv6 peers");
+                }
+                Err(error) => {
+                    let hint = match error.kind() {
+                        io::ErrorKind::AddrInUse => "; does another BGP speaker run on this host?",
+                        io::ErrorKind::PermissionDenied => "; run as root",
+                        _ => "",
+                    };
+                    problem = Some(format!("{family} port {port}: {error}{hint}"));
+                }
+            }
+        }
+        self.retry_at = problem.is_some().then(|| Instant::now() + RETRY);
+        Some(Listening { port, problem })
+    }
+
+    fn close(&mut self) {
+        self.retry_at = None;
+        for task in std::mem::take(&mut self.tasks).into_values() {
+            task.abort();
+        }
+    }
+}
+
+/// Whether this host has no such family.
+fn is_absent(error: &io::Error) -> bool {
+    use nix::errno::Errno;
+    let absent = [Errno::EAFNOSUPPORT, Errno::EADDRNOTAVAIL].map(|errno| errno as i32);
+    error.raw_os_error().is_some_and(|code| absent.contains(&code))
+}
+
+async fn accept(listener: TcpListener, events: mpsc::Sender<Event>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                if events.send(Event::Accepted(stream, peer)).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => pause(&error).await,
+        }
+    }
+}
