@@ -5,6 +5,7 @@ use crate::exit::{Exit, Failure, Outcome};
 use crate::log;
 use crate::output::{Format, Output, Paint, bgp};
 use lasthop_agent::api::Request;
+use lasthop_agent::speaker::{self, OnStop};
 use lasthop_net::Prefix;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -22,6 +23,10 @@ Examples:
 pub(crate) struct Args {
     #[command(subcommand)]
     command: Option<Command>,
+    /// When the speaker is stopped, tell the peers to drop our routes at once [default: they keep them for the
+    /// restart time, so that a restart of the speaker is not noticed]
+    #[arg(long)]
+    withdraw: bool,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -67,7 +72,7 @@ fn prefix(text: &str) -> Result<Prefix, String> {
 
 pub(crate) fn run(context: &Context, args: Args) -> Outcome {
     let (request, ask, draw): (_, _, Draw) = match args.command {
-        None => return speak(context),
+        None => return speak(context, if args.withdraw { OnStop::Withdraw } else { OnStop::KeepRoutes }),
         Some(Command::Peers(ask)) => {
             (Request::BgpPeers, ask, |answer, format, paint| Ok(bgp::peers(&read::<Vec<_>>(answer)?, format, paint)))
         }
@@ -97,8 +102,9 @@ fn read<T: DeserializeOwned>(answer: &Value) -> Result<T, Failure> {
     })
 }
 
-fn speak(context: &Context) -> Outcome {
+fn speak(context: &Context, on_stop: OnStop) -> Outcome {
     let config = context.config()?;
     log::start(config.log)?;
-    Err(Failure::new(Exit::Failed, "the speaker is not there yet"))
+    speaker::serve(&config, on_stop).map_err(|error| Failure::new(Exit::Failed, error))?;
+    Ok(Exit::Done)
 }
