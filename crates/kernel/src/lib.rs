@@ -8,11 +8,13 @@
 //! * [`netlink`]: one small message builder and socket for rtnetlink, nfnetlink and tc.
 //! * [`link`], [`netns`], [`sysctl`]: make and look at single objects.
 //! * [`reconcile`]: one diff for every table.
+//! * [`bpf`]: the responder that answers ARP and ND on workload links.
 //! * [`nft`]: the table that guards workload links.
 //! * [`Error`]: what was attempted, what the kernel said.
 //!
 //! Everything acts in the network namespace of the thread that opened the socket.
 
+pub mod bpf;
 mod error;
 pub mod link;
 pub mod netlink;
