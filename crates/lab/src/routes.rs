@@ -70,8 +70,9 @@ fn parse_v6(line: &str) -> Option<ShownRoute> {
     let address = |text: &str| Some(Ipv6Addr::from(u128::from_str_radix(text, 16).ok()?));
     let flags = u32::from_str_radix(flags, 16).ok()?;
     let prefix = Prefix::new(address(destination)?.into(), u8::from_str_radix(len, 16).ok()?)?;
-    let internal =
-        flags & NOT_MAIN != 0 || prefix.address().to_string().starts_with("ff") || *link == "lo" && flags & REJECT == 0;
+    // The kernel's own null entry has the last metric; unreachable routes of others hang on lo too.
+    let null = *metric == "ffffffff" || *link == "lo" && flags & REJECT == 0;
+    let internal = null || flags & NOT_MAIN != 0 || prefix.address().to_string().starts_with("ff");
     let link_local = prefix.address().to_string().starts_with("fe80");
     (!internal && !link_local).then_some(ShownRoute {
         prefix,

@@ -427,8 +427,9 @@ fn wrong<T>(message: impl Into<String>) -> Result<T, TopologyError> {
     Err(TopologyError::Meaning(message.into()))
 }
 
-/// `, did you mean 'x'?` if one of the words is near.
-pub(crate) fn suggestion<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> String {
+/// `: did you mean 'x'?` if one of the words is near.
+#[must_use]
+pub fn suggestion<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> String {
     let near = known.map(|k| (strsim::damerau_levenshtein(word, k), k)).min();
     match near {
         Some((distance, k)) if distance <= 1 + word.len() / 4 => format!(": did you mean '{k}'?"),

@@ -231,7 +231,9 @@ fn topology(args: &UpArgs) -> Result<Topology> {
     }
     let text = std::fs::read_to_string(chosen).with_context(|| {
         let names: Vec<&str> = BUILTINS.iter().map(|known| known.name).collect();
-        format!("'{chosen}' is neither a file nor a network that comes with the program ({})", names.join(", "))
+        let all = names.join(", ");
+        let hint = lasthop_lab::topology::suggestion(chosen, names.into_iter());
+        format!("'{chosen}' is neither a file nor a network that comes with the program ({all}){hint}")
     })?;
     Ok(Topology::parse(chosen, &text)?)
 }

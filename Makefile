@@ -1,0 +1,55 @@
+# Lasthop: what one types. Everything here runs as root on Debian 12 with Rust (rustup.rs).
+
+CARGO ?= cargo
+LAB   ?= lasthop
+RELEASE := target/release/lasthop
+
+.PHONY: help demo test bench build lab-up lab-down deps deps-test fmt lint unit doc test-e2e test-vm
+
+help:
+	@echo "make demo      see it work: three hosts, a route reflector, workloads, on this machine"
+	@echo "make test      everything a contributor needs: format, lints, tests, documentation, end to end"
+	@echo "make bench     the numbers, printed and written to bench/results/"
+	@echo "make lab-up    bring the reference network up; make lab-down takes it down"
+
+build:
+	$(CARGO) build --release --package lasthop
+
+demo: deps build
+	scripts/demo.sh $(RELEASE) $(LAB)
+
+lab-up: deps build
+	$(RELEASE) lab up --name $(LAB)
+
+lab-down:
+	$(RELEASE) lab down --name $(LAB)
+
+bench: deps-test build
+	$(CARGO) xtask bench
+
+test: deps-test fmt lint unit doc
+
+deps:
+	scripts/install-deps.sh
+
+deps-test:
+	scripts/install-deps.sh test
+
+fmt:
+	$(CARGO) fmt --all --check
+
+lint:
+	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
+
+# All tests of the workspace: also those that need root, the end-to-end ones and the one with a real guest.
+unit:
+	scripts/test.sh
+
+doc:
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
+
+test-e2e:
+	$(CARGO) test --package lasthop --test e2e_reference --test e2e_topologies --test e2e_life
+
+test-vm:
+	$(CARGO) test --package lasthop --test e2e_topologies a_real_guest -- --nocapture
