@@ -2,13 +2,14 @@
 //!
 //! A document remembers where it came from, so that a problem found later can be told with file and line.
 
-use crate::v3::shape::{Shape, join};
-use crate::{Invalid, Kind, Resource, v3};
+use crate::v3::shape::{Field, Shape, field, join};
+use crate::{Invalid, Key, Kind, Resource, v3};
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 use serde_json::{Map, Value};
 use serde_saphyr::granit_parser::{Event, Parser};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// A resource as it stands in a text.
 #[derive(Clone, Debug)]
@@ -21,8 +22,17 @@ pub struct Document {
     pub number: usize,
     /// Its place in a list, from 0, if it stands in one.
     pub item: Option<usize>,
-    text: Arc<str>,
+    source: Arc<Source>,
 }
+
+/// A text, and the lines of its fields once somebody asked: by document, by path.
+#[derive(Debug)]
+struct Source {
+    text: String,
+    lines: OnceLock<Vec<Lines>>,
+}
+
+type Lines = BTreeMap<String, u64>;
 
 /// Why a text holds no documents. Prints as one line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -50,14 +60,19 @@ pub fn read_documents(text: &str, origin: &str) -> Result<Vec<Document>, ReadErr
         return Err(wrong(None, format!("is {} bytes long; at most {TEXT_LIMIT} are read", text.len())));
     }
     let values = match json(text) {
-        Some(values) => values,
-        None => yaml(text).map_err(|(line, reason)| wrong(line, reason))?,
+        Some(Ok(values)) => values,
+        Some(Err(error)) if origin.ends_with(".json") => {
+            let (line, told) = (u64::try_from(error.line()).ok(), error.to_string());
+            let told = told.split(" at line ").next().unwrap_or(&told);
+            return Err(wrong(line, format!("is not valid JSON: {told}")));
+        }
+        _ => yaml(text).map_err(|(line, reason)| wrong(line, reason))?,
     };
-    let whole: Arc<str> = text.into();
+    let source = Arc::new(Source { text: text.to_owned(), lines: OnceLock::new() });
     let mut documents = Vec::new();
     for (i, value) in values.into_iter().enumerate() {
         let number = i + 1;
-        let document = |value, item| Document { value, origin: origin.into(), number, item, text: whole.clone() };
+        let document = |value, item| Document { value, origin: origin.into(), number, item, source: source.clone() };
         match list_of(&value) {
             None => documents.push(document(value, None)),
             Some(kind) => {
@@ -85,25 +100,41 @@ fn list_of(value: &Value) -> Option<Option<String>> {
     Some((!of.is_empty()).then(|| of.to_owned()))
 }
 
-/// Documents of a JSON text; `None` if it is none.
-fn json(text: &str) -> Option<Vec<Value>> {
-    if !text.trim_start().starts_with(['{', '[']) {
-        return None;
-    }
-    serde_json::Deserializer::from_str(text).into_iter().collect::<Result<_, _>>().ok()
+/// Documents of a JSON text; `None` if it does not begin like one.
+fn json(text: &str) -> Option<serde_json::Result<Vec<Value>>> {
+    let json = text.trim_start().starts_with(['{', '[']);
+    json.then(|| serde_json::Deserializer::from_str(text).into_iter().collect())
 }
 
 fn yaml(text: &str) -> Result<Vec<Value>, (Option<u64>, String)> {
     let options = serde_saphyr::options! { strict_booleans: true, with_snippet: false };
     let values: Vec<Value> = serde_saphyr::from_multiple_with_options(text, options).map_err(|error| {
         let line = error.location().map(|location| location.line());
-        let reason = error.without_snippet().to_string();
-        let reason = reason.lines().next().unwrap_or_default().trim_end_matches(':');
+        let told = error.without_snippet().to_string();
+        let told = told.lines().next().unwrap_or_default().trim_end_matches(':');
         // The line is told once, before the reason.
-        let reason = reason.split(" at line ").next().unwrap_or(reason);
-        (line, format!("is not valid YAML: {reason}"))
+        let told = told.split(" at line ").next().unwrap_or(told);
+        (line, format!("is not valid YAML: {}", reword(told)))
     })?;
     Ok(values.into_iter().filter(|value| !value.is_null()).collect())
+}
+
+/// The reader speaks to programmers; users get their own words.
+fn reword(told: &str) -> Cow<'_, str> {
+    if let Some(rest) = told.strip_prefix("duplicate mapping key: ") {
+        let key = rest.split(", set ").next().unwrap_or(rest);
+        return format!("the field '{key}' is written twice; keep one of them").into();
+    }
+    if told.contains("found a tab") {
+        return "there is a tab in the indentation; use spaces".into();
+    }
+    if told.starts_with("cannot deserialize null into string") || told.starts_with("expected string scalar") {
+        return "a field has no name, or one that is not plain text".into();
+    }
+    if told.starts_with("recursive references") {
+        return "an alias stands within what it refers to".into();
+    }
+    told.into()
 }
 
 impl Document {
@@ -122,30 +153,45 @@ impl Document {
         format!("{}: document {}{item}", self.origin, self.number)
     }
 
-    /// The problems of this document, a line each: file, line where known, resource, field, what is wrong, the fix.
+    /// The problems of this document, a line each and in the order of the text: file, line where known,
+    /// resource, field, what is wrong, the fix.
     #[must_use]
     pub fn lines(&self, invalid: &Invalid) -> Vec<String> {
-        let lines = self.all_lines();
-        let told = |problem: &crate::Problem| {
-            let place = match self.find(&lines, &problem.path) {
+        let told = invalid.problems.iter().map(|problem| (problem.path.as_str(), problem.to_string()));
+        self.tell(invalid.key.as_ref(), told.collect())
+    }
+
+    /// The fields that are accepted and have no effect, a line each.
+    #[must_use]
+    pub fn notices(&self) -> Vec<String> {
+        let notices = v3::without_effect(&self.value);
+        let told = notices.iter().map(|notice| (notice.path.as_str(), notice.to_string()));
+        self.tell(Key::of(&self.value).ok().as_ref(), told.collect())
+    }
+
+    fn tell(&self, key: Option<&Key>, mut told: Vec<(&str, String)>) -> Vec<String> {
+        if told.is_empty() {
+            return Vec::new();
+        }
+        told.sort_by_key(|(path, _)| self.line(path));
+        let line = |(path, text): (&str, String)| {
+            let place = match self.line(path) {
                 Some(line) => format!("{}:{line}", self.origin),
                 None => self.place(),
             };
-            match &invalid.key {
-                Some(key) => format!("{place}: {key}: {problem}"),
-                None => format!("{place}: {problem}"),
+            match key {
+                Some(key) => format!("{place}: {key}: {text}"),
+                None => format!("{place}: {text}"),
             }
         };
-        invalid.problems.iter().map(told).collect()
+        told.into_iter().map(line).collect()
     }
 
-    /// The line (from 1) of a field, or of the nearest one around it.
+    /// The line (from 1) of a field, or of the nearest one around it; of the document itself if `path` is empty.
     #[must_use]
     pub fn line(&self, path: &str) -> Option<u64> {
-        self.find(&self.all_lines(), path)
-    }
-
-    fn find(&self, lines: &BTreeMap<String, u64>, path: &str) -> Option<u64> {
+        let lines = self.source.lines.get_or_init(|| lines_of(&self.source.text));
+        let lines = lines.get(self.number.checked_sub(1)?)?;
         let base = self.item.map(|item| format!("items[{item}]")).unwrap_or_default();
         let mut path = match (base.is_empty(), path) {
             (true, path) => path.to_owned(),
@@ -168,49 +214,42 @@ impl Document {
             }
         }
     }
+}
 
-    /// The line of every field of this document, by path. Worth it only when there is something to tell.
-    fn all_lines(&self) -> BTreeMap<String, u64> {
-        let mut lines = BTreeMap::new();
-        let mut number = 0;
-        let mut stack: Vec<Frame> = Vec::new();
-        for next in Parser::new_from_str(&self.text) {
-            let Ok((event, span)) = next else { break };
-            let (place, opens) = match &event {
-                Event::DocumentStart(..) => {
-                    stack.clear();
-                    continue;
-                }
-                Event::Scalar(text, ..) if stack.is_empty() && matches!(&**text, "" | "~" | "null") => continue,
-                Event::Scalar(text, ..) => (place(&mut stack, Some(text)), None),
-                Event::Alias(_) => (place(&mut stack, None), None),
-                Event::SequenceStart(..) => {
-                    (place(&mut stack, None), Some(Frame::List { next: 0, path: String::new() }))
-                }
-                Event::MappingStart(..) => {
-                    (place(&mut stack, None), Some(Frame::Table { key: None, path: String::new() }))
-                }
-                Event::SequenceEnd | Event::MappingEnd => {
-                    stack.pop();
-                    continue;
-                }
-                _ => continue,
-            };
-            if stack.is_empty() {
-                number += 1;
+/// The line of every field of every document. Worth it only when there is something to tell.
+fn lines_of(text: &str) -> Vec<Lines> {
+    let mut documents: Vec<Lines> = Vec::new();
+    let mut stack: Vec<Frame> = Vec::new();
+    for next in Parser::new_from_str(text) {
+        let Ok((event, span)) = next else { break };
+        let (place, opens) = match &event {
+            Event::DocumentStart(..) => {
+                stack.clear();
+                continue;
             }
-            if number == self.number
-                && let Some(path) = &place
-            {
-                let line = u64::try_from(span.start.line()).unwrap_or_default();
-                lines.entry(path.clone()).or_insert(line);
+            Event::Scalar(text, ..) if stack.is_empty() && matches!(&**text, "" | "~" | "null") => continue,
+            Event::Scalar(text, ..) => (place(&mut stack, Some(text)), None),
+            Event::Alias(_) => (place(&mut stack, None), None),
+            Event::SequenceStart(..) => (place(&mut stack, None), Some(Frame::List { next: 0, path: String::new() })),
+            Event::MappingStart(..) => (place(&mut stack, None), Some(Frame::Table { key: None, path: String::new() })),
+            Event::SequenceEnd | Event::MappingEnd => {
+                stack.pop();
+                continue;
             }
-            if let Some(frame) = opens {
-                stack.push(frame.at(place.unwrap_or_default()));
-            }
+            _ => continue,
+        };
+        if stack.is_empty() {
+            documents.push(Lines::new());
         }
-        lines
+        if let (Some(lines), Some(path)) = (documents.last_mut(), &place) {
+            let line = u64::try_from(span.start.line()).unwrap_or_default();
+            lines.entry(path.clone()).or_insert(line);
+        }
+        if let Some(frame) = opens {
+            stack.push(frame.at(place.unwrap_or_default()));
+        }
     }
+    documents
 }
 
 /// Where the walk over a text is.
@@ -252,20 +291,35 @@ struct InOrder<'a> {
     shape: Option<&'a Shape>,
 }
 
+/// Fields of a list of resources.
+const LIST: &[Field] = &[
+    field("apiVersion", Shape::Free),
+    field("kind", Shape::Free),
+    field("metadata", Shape::Free),
+    field("items", Shape::Free),
+];
+
+/// The fields of an object, in their order: by its shape, or by the kind that it says it is.
+fn fields_of(object: &Map<String, Value>, shape: Option<&Shape>) -> &'static [Field] {
+    match (shape, object.get("kind").and_then(Value::as_str)) {
+        (Some(Shape::Table(fields)), _) => fields,
+        (None | Some(Shape::Free), Some("List")) => LIST,
+        (None | Some(Shape::Free), Some(kind)) => Kind::from_document(kind).map(v3::fields_of).unwrap_or_default(),
+        _ => &[],
+    }
+}
+
 impl Serialize for InOrder<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match (self.value, self.shape) {
             (Value::Object(object), shape) => {
-                let fields = match shape {
-                    Some(Shape::Table(fields)) => *fields,
-                    _ => &[],
-                };
-                let known =
-                    fields.iter().filter_map(|field| Some((field.name, object.get(field.name)?, Some(&field.shape))));
+                let fields = fields_of(object, shape);
                 let inner = match shape {
                     Some(Shape::Map(_, shape)) => Some(*shape),
                     _ => None,
                 };
+                let known =
+                    fields.iter().filter_map(|field| Some((field.name, object.get(field.name)?, Some(&field.shape))));
                 let others = object.iter().filter(|(name, _)| !fields.iter().any(|field| field.name == *name));
                 let mut map = serializer.serialize_map(Some(object.len()))?;
                 for (name, value, shape) in known.chain(others.map(|(name, value)| (name.as_str(), value, inner))) {
@@ -289,17 +343,11 @@ impl Serialize for InOrder<'_> {
     }
 }
 
-fn in_order<T>(document: &Value, write: impl Fn(&InOrder<'_>) -> T) -> T {
-    let kind = document.get("kind").and_then(Value::as_str).and_then(|kind| Kind::from_document(kind).ok());
-    let shape = kind.map(v3::shape_of);
-    write(&InOrder { value: document, shape: shape.as_ref() })
-}
-
 /// A document as YAML, its fields in the order of the API, ending in a line break.
 #[must_use]
 pub fn to_yaml(document: &Value) -> String {
     let options = serde_saphyr::ser_options! { prefer_block_scalars: false };
-    let text = in_order(document, |value| serde_saphyr::to_string_with_options(value, options.clone()));
+    let text = serde_saphyr::to_string_with_options(&InOrder { value: document, shape: None }, options);
     // JSON is YAML too.
     text.unwrap_or_else(|_| format!("{document}\n"))
 }
@@ -307,7 +355,7 @@ pub fn to_yaml(document: &Value) -> String {
 /// A document as indented JSON, its fields in the order of the API, ending in a line break.
 #[must_use]
 pub fn to_json(document: &Value) -> String {
-    let text = in_order(document, |value| serde_json::to_string_pretty(value));
+    let text = serde_json::to_string_pretty(&InOrder { value: document, shape: None });
     text.unwrap_or_else(|_| document.to_string()) + "\n"
 }
 

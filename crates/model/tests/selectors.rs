@@ -107,6 +107,8 @@ fn labels() -> impl Strategy<Value = Labels> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn printing_is_canonical_and_parses_to_the_same(text in selector(), labels in labels()) {
         let first: Selector = text.parse().unwrap();

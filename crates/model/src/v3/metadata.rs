@@ -45,7 +45,7 @@ pub(crate) fn key(document: &Value) -> Result<Key, Invalid> {
         return Err(Invalid::one("kind", "", format!("is missing; write kind{near}: {}", kinds.join(", "))));
     }
     let version = text("apiVersion");
-    let parsed = Kind::from_document(kind);
+    let parsed = Kind::from_document(&shorten(kind));
     if version != API_VERSION {
         let reason = match (version, &parsed) {
             ("", _) => format!("is missing; write {API_VERSION}"),
@@ -78,9 +78,17 @@ fn name_of(document: &Value, kind: Kind) -> Result<Key, Invalid> {
     if let Err(reason) = text::name(name) {
         return wrong(reason);
     }
-    let namespace = match metadata.as_ref().and_then(|metadata| metadata.text("namespace")) {
-        given if kind.is_namespaced() => Some(given.unwrap_or("default").to_owned()),
-        _ => None,
+    let given = metadata.as_ref().and_then(|metadata| metadata.get("namespace"));
+    let namespace = match (kind.is_namespaced(), given) {
+        (false, _) => None,
+        (true, None) => Some("default".to_owned()),
+        (true, Some(given)) => {
+            let given = super::shape::plain(given.value);
+            if let Err(reason) = text::dns_label(&given) {
+                return Err(Invalid::one("metadata.namespace", shorten(&given), format!("{kind} '{name}': {reason}")));
+            }
+            Some(given)
+        }
     };
     Ok(Key { kind, namespace, name: name.clone() })
 }

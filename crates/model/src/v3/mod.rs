@@ -56,12 +56,8 @@ impl fmt::Display for Notice {
     }
 }
 
-/// The shape of a whole document.
-pub(crate) fn shape_of(kind: Kind) -> Shape {
-    Shape::Table(fields_of(kind))
-}
-
-fn fields_of(kind: Kind) -> &'static [Field] {
+/// The fields of a kind.
+pub(crate) fn fields_of(kind: Kind) -> &'static [Field] {
     match kind {
         Kind::Node => node::FIELDS,
         Kind::WorkloadEndpoint => endpoint::FIELDS,
@@ -112,6 +108,10 @@ fn resource(checker: &mut Checker, object: &Map<String, Value>, document: &Value
 pub fn without_effect(document: &Value) -> Vec<Notice> {
     let mut notices = Vec::new();
     if let (Ok(key), Some(object)) = (metadata::key(document), document.as_object()) {
+        if key.kind == Kind::BgpConfiguration && key.name != "default" {
+            // Settings of single nodes.
+            return vec![Notice { path: "spec".to_owned(), outlook: Outlook::NotYet }];
+        }
         collect(&mut notices, "", object, fields_of(key.kind));
     }
     notices
@@ -165,6 +165,29 @@ fn collect(notices: &mut Vec<Notice>, path: &str, object: &Map<String, Value>, f
                 }
             }
             _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(fields: &'static [Field], path: &str) {
+        let mut seen = std::collections::BTreeSet::new();
+        for field in fields {
+            assert!(seen.insert(field.name), "{path}.{} is there twice", field.name);
+            match &field.shape {
+                Shape::Table(fields) | Shape::List(_, Shape::Table(fields)) => names(fields, field.name),
+                _ => {}
+            }
+        }
+    }
+
+    #[test]
+    fn no_field_is_there_twice() {
+        for kind in Kind::ALL {
+            names(fields_of(kind), kind.name());
         }
     }
 }

@@ -107,19 +107,18 @@ impl Checker {
         self.problems.push(Problem { path: path.to_owned(), value, reason: reason.into() });
     }
 
-    /// Checks the fields of an object. Nulls count as absent, and so do empty texts of optional fields.
+    /// Checks the fields of an object. Nulls and empty texts count as absent.
     pub(crate) fn table(&mut self, path: &str, object: &Map<String, Value>, fields: &'static [Field]) {
         for (name, value) in object {
             let here = join(path, name);
             match fields.iter().find(|field| field.name == name) {
-                Some(_) if value.is_null() => {}
-                Some(field) if field.need == Need::Optional && value.as_str() == Some("") => {}
+                Some(_) if value.is_null() || value.as_str() == Some("") => {}
                 Some(field) => self.value(&here, value, &field.shape),
                 None => {
                     let names: Vec<&str> = fields.iter().map(|field| field.name).collect();
                     let place = if path.is_empty() { "a resource".to_owned() } else { format!("'{path}'") };
                     let hint = suggest::hint(name, &names);
-                    self.add(&here, Some(value), format!("{place} has no field '{name}'{hint}"));
+                    self.add(&here, Some(value), format!("{place} has no field '{}'{hint}", shorten(name)));
                 }
             }
         }
@@ -176,7 +175,7 @@ impl Checker {
             (Shape::Table(fields), Value::Object(object)) => self.table(path, object, fields),
             (Shape::Map(check, shape), Value::Object(object)) => {
                 for (key, value) in object {
-                    let here = format!("{path}[{key}]");
+                    let here = format!("{path}[{}]", shorten(key));
                     if let Err(reason) = check(key) {
                         self.add(&here, Some(&Value::String(key.clone())), reason);
                     }
@@ -191,7 +190,7 @@ impl Checker {
         if value.is_f64() {
             let reason = format!("{value} is not an AS number; write a dotted one in quotes, e.g. \"1.10\"");
             self.add(path, Some(value), reason);
-        } else if let Err(error) = plain(value).parse::<lasthop_net::Asn>() {
+        } else if let Err(error) = shorten(&plain(value)).parse::<lasthop_net::Asn>() {
             self.add(path, Some(value), error.to_string());
         }
     }
@@ -206,7 +205,7 @@ impl Checker {
                 format!("{value} is {}, but {wanted} is needed; put it in quotes", type_of(value))
             }
             (Shape::Integer(..) | Shape::Truth, Value::String(text)) => {
-                format!("'{}' is text; write {wanted}, without quotes", shorten(text))
+                format!("'{}' is text; write {wanted} (no quotes)", shorten(text))
             }
             _ => format!("is {}; write {wanted}", type_of(value)),
         };
@@ -280,6 +279,6 @@ pub(crate) fn shorten(text: &str) -> Cow<'_, str> {
 
 /// The path of a field.
 pub(crate) fn join(path: &str, name: &str) -> String {
-    let name = shorten(name);
+    let name = if name.is_empty() { "''".into() } else { shorten(name) };
     if path.is_empty() { name.into_owned() } else { format!("{path}.{name}") }
 }

@@ -111,12 +111,12 @@ pub(crate) fn ipv6(text: &str) -> Checked {
 
 /// A prefix, or an address that stands for its /32 or /128. Bits past the length do not matter.
 pub(crate) fn prefix(text: &str) -> Checked {
-    text.parse::<Prefix>().map(drop).map_err(|error| error.to_string())
+    shorten(text).parse::<Prefix>().map(drop).map_err(|error| error.to_string())
 }
 
 /// A prefix with its length written out and no bits past it.
 pub(crate) fn exact_prefix(text: &str) -> Checked {
-    let prefix: Prefix = text.parse::<Prefix>().map_err(|error| error.to_string())?;
+    let prefix: Prefix = shorten(text).parse::<Prefix>().map_err(|error| error.to_string())?;
     let Some((address, _)) = text.split_once('/') else {
         return Err(format!("'{text}' has no prefix length; write e.g. {prefix}"));
     };
@@ -129,7 +129,7 @@ pub(crate) fn exact_prefix(text: &str) -> Checked {
 
 /// A single address that a workload can have, perhaps with /32 or /128.
 pub(crate) fn host_prefix(text: &str) -> Checked {
-    let prefix: Prefix = text.parse::<Prefix>().map_err(|error| error.to_string())?;
+    let prefix: Prefix = shorten(text).parse::<Prefix>().map_err(|error| error.to_string())?;
     if !prefix.is_host() {
         let bits = prefix.family().bits();
         return Err(format!(
@@ -160,7 +160,7 @@ fn interface_address(text: &str, family: lasthop_net::Family) -> Checked {
         lasthop_net::Family::V4 => "172.18.203.10/24",
         lasthop_net::Family::V6 => "fd00:203::10/64",
     };
-    let prefix: Prefix = text.parse::<Prefix>().map_err(|error| error.to_string())?;
+    let prefix: Prefix = shorten(text).parse::<Prefix>().map_err(|error| error.to_string())?;
     let address = text.split('/').next().unwrap_or_default();
     match address.parse::<IpAddr>() {
         Ok(address) if prefix.family() == family && lasthop_net::Family::of(address) == family => {
@@ -182,7 +182,7 @@ pub(crate) fn interface_v6(text: &str) -> Checked {
 
 /// A MAC address of one station.
 pub(crate) fn mac(text: &str) -> Checked {
-    let mac: Mac = text.parse().map_err(|error: lasthop_net::ParseMacError| error.to_string())?;
+    let mac: Mac = shorten(text).parse().map_err(|error: lasthop_net::ParseMacError| error.to_string())?;
     if mac.is_unicast() {
         Ok(())
     } else {
@@ -297,7 +297,7 @@ pub(crate) fn split_peer_address(text: &str) -> Option<(IpAddr, Option<u16>)> {
 
 /// A duration.
 pub(crate) fn duration(text: &str) -> Checked {
-    crate::parse_duration(text).map(drop).map_err(|error| error.to_string())
+    crate::parse_duration(&shorten(text)).map(drop).map_err(|error| error.to_string())
 }
 
 /// A selector over labels.

@@ -1,0 +1,238 @@
+//! What documents mean: the values that the rest of the program works with.
+#![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
+
+use lasthop_model::*;
+use lasthop_net::{Asn, Metric};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
+fn document(kind: &str, name: &str, spec: Value) -> Value {
+    json!({"apiVersion": "projectcalico.org/v3", "kind": kind, "metadata": {"name": name}, "spec": spec})
+}
+
+fn peer(spec: Value) -> Result<BgpPeer, Invalid> {
+    match Resource::parse(&document("BGPPeer", "p", spec))? {
+        Resource::BgpPeer(peer) => Ok(peer),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn settings(spec: Value) -> Result<(SettingsScope, Overlay), Invalid> {
+    match Resource::parse(&document("FelixConfiguration", "default", spec))? {
+        Resource::Settings { scope, overlay } => Ok((scope, overlay)),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_node() {
+    let spec = json!({"bgp": {"asNumber": "1.10", "ipv4Address": "172.18.203.10/24", "ipv6Address": "fd00:203::10",
+        "routeReflectorClusterID": "244.0.0.1"}});
+    let mut text = document("Node", "compute-1", spec);
+    text["metadata"]["labels"] = json!({"rack": "r1"});
+    let Resource::Node(node) = Resource::parse(&text).unwrap() else { panic!("another kind") };
+    assert_eq!(node.name.as_str(), "compute-1");
+    assert_eq!(node.ipv4, Some([172, 18, 203, 10].into()), "the address, not the network");
+    assert_eq!(node.ipv6, Some("fd00:203::10".parse().unwrap()));
+    assert_eq!((node.asn, node.cluster_id), (Some(Asn(65546)), Some([244, 0, 0, 1].into())));
+    assert_eq!(node.labels["rack"], "r1");
+    for (spec, path) in [
+        (json!({"bgp": {}}), "spec.bgp"),
+        (json!({"bgp": {"ipv4Address": "fd00::1/64"}}), "spec.bgp.ipv4Address"),
+        (json!({"bgp": {"ipv4Address": "0.0.0.0/0"}}), "spec.bgp.ipv4Address"),
+        (json!({"bgp": {"ipv4Address": "172.18.203.10/33"}}), "spec.bgp.ipv4Address"),
+        (json!({"bgp": {"ipv6Address": "ff02::1/64"}}), "spec.bgp.ipv6Address"),
+        (json!({"bgp": {"asNumber": 1.5}}), "spec.bgp.asNumber"),
+        (json!({"bgp": {"asNumber": -1}}), "spec.bgp.asNumber"),
+        (json!({"bgp": []}), "spec.bgp"),
+    ] {
+        let invalid = Resource::parse(&document("Node", "n", spec)).unwrap_err();
+        assert_eq!(invalid.problems.iter().map(|p| p.path.as_str()).collect::<Vec<_>>(), [path], "{invalid}");
+    }
+}
+
+#[test]
+fn a_peering_says_who_peers_with_whom() {
+    let address = |address: &str, port, asn| PeerTarget::Address { address: address.parse().unwrap(), port, asn };
+    for (spec, nodes, target) in [
+        (json!({"peerIP": "10.0.0.1", "asNumber": 65000}), NodeMatch::All, address("10.0.0.1", None, Some(Asn(65000)))),
+        (
+            json!({"peerIP": "10.0.0.1:1790", "node": "n"}),
+            NodeMatch::Named("n".parse().unwrap()),
+            address("10.0.0.1", Some(1790), None),
+        ),
+        (
+            json!({"peerIP": "[fd00::1]:1790", "nodeSelector": "has(a)"}),
+            NodeMatch::Selected("has(a)".parse().unwrap()),
+            address("fd00::1", Some(1790), None),
+        ),
+        (json!({"peerIP": "[10.0.0.1]:1790"}), NodeMatch::All, address("10.0.0.1", Some(1790), None)),
+        (json!({"peerIP": "fd00::1"}), NodeMatch::All, address("fd00::1", None, None)),
+        (json!({"peerSelector": "rr == 'yes'"}), NodeMatch::All, PeerTarget::Nodes("rr == 'yes'".parse().unwrap())),
+        (
+            json!({"localWorkloadSelector": "all()", "asNumber": "1.1"}),
+            NodeMatch::All,
+            PeerTarget::Workloads { selector: "all()".parse().unwrap(), asn: Asn(65537) },
+        ),
+        (json!({}), NodeMatch::All, PeerTarget::Nobody),
+    ] {
+        let peer = peer(spec).unwrap();
+        assert_eq!((peer.nodes, peer.target), (nodes, target));
+    }
+    let timed = peer(
+        json!({"peerIP": "10.0.0.1", "keepaliveTime": "30s", "maxRestartTime": "2m", "localASNumber": 7, "keepOriginalNextHop": true}),
+    );
+    let timed = timed.unwrap();
+    assert_eq!((timed.keepalive, timed.restart_time), (Some(Duration::from_secs(30)), Some(Duration::from_secs(120))));
+    assert_eq!((timed.local_asn, timed.next_hop), (Some(Asn(7)), NextHopMode::Keep));
+    for (spec, path) in [
+        (json!({"peerIP": "10.0.0.1", "asNumber": 0}), "spec.asNumber"),
+        (json!({"peerIP": "127.0.0.1"}), "spec.peerIP"),
+        (json!({"peerIP": "10.0.0.1", "keepaliveTime": "0s"}), "spec.keepaliveTime"),
+        (json!({"peerIP": "10.0.0.1", "maxRestartTime": "4096s"}), "spec.maxRestartTime"),
+        (json!({"peerIP": "10.0.0.1", "ttlSecurity": 256}), "spec.ttlSecurity"),
+        (json!({"peerIP": "10.0.0.1", "nodeSelector": "a = 'b'"}), "spec.nodeSelector"),
+        (json!({"peerSelector": "all()", "asNumber": 1}), "spec.asNumber"),
+    ] {
+        assert_eq!(only_path(peer(spec)), path);
+    }
+}
+
+fn only_path<T: std::fmt::Debug>(result: Result<T, Invalid>) -> String {
+    let invalid = result.unwrap_err();
+    assert_eq!(invalid.problems.len(), 1, "{invalid}");
+    invalid.problems[0].path.clone()
+}
+
+#[test]
+fn settings_are_laid_over_the_defaults() {
+    let (scope, overlay) = settings(json!({
+        "interfacePrefix": "lh, tap", "defaultEndpointToHostAction": "accept", "programClusterRoutes": "Disabled",
+        "workloadSourceSpoofing": "any", "routeRefreshInterval": "10s", "routeMetric": 5, "ipv4NormalRoutePriority": 1024,
+        "hostMAC": "FixedOnAll",
+    }))
+    .unwrap();
+    assert_eq!(scope, SettingsScope::Default);
+    let mut settings = Settings::default();
+    overlay.lay_over(&mut settings);
+    let expected = Settings {
+        interface_prefixes: vec!["lh".into(), "tap".into()],
+        endpoint_to_host: EndpointToHost::Accept,
+        program_routes: ProgramRoutes::Disabled,
+        metric: Metric(5),
+        source_spoofing: SourceSpoofing::Any,
+        refresh: Duration::from_secs(10),
+        host_mac: HostMac::FixedOnAll,
+    };
+    assert_eq!(settings, expected);
+}
+
+#[test]
+fn settings_of_the_reference_keep_their_meaning() {
+    for (spec, metric) in [
+        (json!({}), None),
+        (json!({"ipv4NormalRoutePriority": 1024}), Some(Metric(1024))),
+        (json!({"ipv6NormalRoutePriority": 512}), Some(Metric(512))),
+        (json!({"routeMetric": 0, "ipv4NormalRoutePriority": 1024}), Some(Metric(0))),
+    ] {
+        assert_eq!(settings(spec).unwrap().1.metric, metric);
+    }
+    for (word, routes) in [
+        ("Enabled", Some(ProgramRoutes::Enabled)),
+        ("EnabledNoEncapOnly", Some(ProgramRoutes::Enabled)),
+        ("EnabledIPIPOnly", None),
+        ("Disabled", Some(ProgramRoutes::Disabled)),
+    ] {
+        assert_eq!(settings(json!({"programClusterRoutes": word})).unwrap().1.program_routes, routes);
+    }
+}
+
+#[test]
+fn settings_are_for_all_for_some_or_for_one() {
+    let scope = |name: &str, spec: Value| match Resource::parse(&document("FelixConfiguration", name, spec))? {
+        Resource::Settings { scope, .. } => Ok(scope),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(scope("default", json!({})), Ok(SettingsScope::Default));
+    assert_eq!(scope("node.n-1", json!({})), Ok(SettingsScope::Node("n-1".parse().unwrap())));
+    let some = scope("fast", json!({"nodeSelector": "nic == 'fast'"})).unwrap();
+    assert_eq!(some.name(), "fast");
+    let order = [SettingsScope::Default, some, SettingsScope::Node("a".parse().unwrap())];
+    assert!(order.is_sorted(), "precedence is the order of scopes");
+    assert_eq!(only_path(scope("fast", json!({}))), "metadata.name");
+    assert_eq!(only_path(scope("node.", json!({}))), "metadata.name");
+    assert_eq!(only_path(scope("default", json!({"nodeSelector": "all()"}))), "spec.nodeSelector");
+}
+
+#[test]
+fn an_endpoint_has_single_addresses_that_a_station_can_have() {
+    let endpoint = |spec: Value| {
+        let mut full = json!({"node": "n", "interfaceName": "lh1"});
+        full.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+        match Resource::parse(&document("WorkloadEndpoint", "w", full))? {
+            Resource::WorkloadEndpoint(endpoint) => Ok(endpoint),
+            other => panic!("{other:?}"),
+        }
+    };
+    let good =
+        endpoint(json!({"ipNetworks": ["10.65.0.24", "10.65.0.24/32", "fd00::24/128"], "mac": "02-00-0A-41-00-18"}));
+    let good = good.unwrap();
+    let addresses: BTreeSet<IpAddr> = ["10.65.0.24", "fd00::24"].iter().map(|a| a.parse().unwrap()).collect();
+    assert_eq!(good.addresses, addresses);
+    assert_eq!(good.mac.unwrap().to_string(), "02:00:0a:41:00:18");
+    for (spec, path) in [
+        (json!({"ipNetworks": ["10.65.0.0/24"]}), "spec.ipNetworks[0]"),
+        (json!({"ipNetworks": ["10.65.0.1", "0.0.0.0/32"]}), "spec.ipNetworks[1]"),
+        (json!({"ipNetworks": ["127.0.0.1"]}), "spec.ipNetworks[0]"),
+        (json!({"ipNetworks": ["ff02::1"]}), "spec.ipNetworks[0]"),
+        (json!({"ipNetworks": ["255.255.255.255"]}), "spec.ipNetworks[0]"),
+        (json!({"ipNetworks": "10.65.0.1"}), "spec.ipNetworks"),
+        (json!({"ipNetworks": [null]}), "spec.ipNetworks[0]"),
+        (json!({"mac": "01:00:5e:00:00:01"}), "spec.mac"),
+        (json!({"mac": "00:00:00:00:00:00"}), "spec.mac"),
+        (json!({"interfaceName": "a/b"}), "spec.interfaceName"),
+        (json!({"interfaceName": ".."}), "spec.interfaceName"),
+        (json!({"node": "N"}), "spec.node"),
+        (json!({"node": ""}), "spec.node"),
+        (json!({"allowSpoofedSourcePrefixes": ["10.0.0.0/40"]}), "spec.allowSpoofedSourcePrefixes[0]"),
+        (json!({"profiles": [1]}), "spec.profiles[0]"),
+    ] {
+        assert_eq!(only_path(endpoint(spec)), path);
+    }
+}
+
+#[test]
+fn a_pool_and_the_cluster() {
+    let Resource::IpPool(pool) =
+        Resource::parse(&document("IPPool", "p", json!({"cidr": "10.65.0.0/16", "natOutgoing": true}))).unwrap()
+    else {
+        panic!("another kind")
+    };
+    assert_eq!((pool.prefix.to_string().as_str(), pool.nat_outgoing, pool.disabled), ("10.65.0.0/16", true, false));
+    let config = |name: &str, spec| match Resource::parse(&document("BGPConfiguration", name, spec))? {
+        Resource::BgpConfiguration(config) => Ok(config),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(config("default", json!({})), Ok(BgpConfiguration::default()));
+    let set =
+        config("default", json!({"asNumber": 65001, "nodeToNodeMeshEnabled": false, "listenPort": 1790})).unwrap();
+    assert_eq!((set.asn, set.mesh, set.port), (Asn(65001), false, 1790));
+    assert_eq!(only_path(config("node.n", json!({"asNumber": 1}))), "spec.asNumber");
+    assert_eq!(only_path(config("default", json!({"ignoredInterfaces": ["*"]}))), "spec.ignoredInterfaces[0]");
+}
+
+#[test]
+fn every_problem_is_told_at_once() {
+    let invalid = Resource::parse(&document("IPPool", "p", json!({"cidr": 5, "disabled": 1, "nope": 1}))).unwrap_err();
+    let paths: Vec<_> = invalid.problems.iter().map(|problem| problem.path.as_str()).collect();
+    assert_eq!(paths, ["spec.cidr", "spec.disabled", "spec.nope"]);
+    assert_eq!(
+        invalid.to_string(),
+        "IPPool/p: spec.cidr: 5 is a number, but text is needed; put it in quotes; \
+         spec.disabled: is a number; write true or false; \
+         spec.nope: 'spec' has no field 'nope'; there are: cidr, natOutgoing, disabled, disableBGPExport, ipipMode, \
+         vxlanMode, blockSize, nodeSelector, namespaceSelector, allowedUses, assignmentMode"
+    );
+}
