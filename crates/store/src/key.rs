@@ -3,23 +3,14 @@
 
 use lasthop_model::{Key, Kind};
 
-const KINDS: [(Kind, &str); 6] = [
-    (Kind::Node, "Node"),
-    (Kind::WorkloadEndpoint, "WorkloadEndpoint"),
-    (Kind::IpPool, "IPPool"),
-    (Kind::BgpConfiguration, "BGPConfiguration"),
-    (Kind::BgpPeer, "BGPPeer"),
-    (Kind::FelixConfiguration, "FelixConfiguration"),
-];
-
 /// The kind as documents write it.
 pub(crate) fn kind_name(kind: Kind) -> &'static str {
-    KINDS.iter().find(|(k, _)| *k == kind).map_or("", |(_, name)| name)
+    kind.name()
 }
 
 /// The kind of that name.
 pub(crate) fn kind_of(name: &str) -> Option<Kind> {
-    KINDS.iter().find(|(_, n)| *n == name).map(|(kind, _)| *kind)
+    Kind::ALL.into_iter().find(|kind| kind.name() == name)
 }
 
 /// Why a key cannot be stored, if it cannot.
@@ -72,10 +63,10 @@ mod tests {
     proptest! {
         #[test]
         fn keys_survive_and_keep_their_order(
-            a in ("[a-z0-9.-]{1,12}", proptest::option::of("[a-z0-9.-]{1,12}"), 0..KINDS.len()),
-            b in ("[a-z0-9.-]{1,12}", proptest::option::of("[a-z0-9.-]{1,12}"), 0..KINDS.len()),
+            a in ("[a-z0-9.-]{1,12}", proptest::option::of("[a-z0-9.-]{1,12}"), 0..Kind::ALL.len()),
+            b in ("[a-z0-9.-]{1,12}", proptest::option::of("[a-z0-9.-]{1,12}"), 0..Kind::ALL.len()),
         ) {
-            let [a, b] = [a, b].map(|(name, namespace, kind)| Key { kind: KINDS[kind].0, namespace, name });
+            let [a, b] = [a, b].map(|(name, namespace, kind)| Key { kind: Kind::ALL[kind], namespace, name });
             prop_assert_eq!(decode(&encode(&a)), Some(a.clone()));
             let order = |k: &Key| (kind_name(k.kind), k.namespace.clone(), k.name.clone());
             prop_assert_eq!(encode(&a).cmp(&encode(&b)), order(&a).cmp(&order(&b)));

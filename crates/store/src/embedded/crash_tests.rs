@@ -75,7 +75,7 @@ fn a_killed_writer_loses_nothing_that_was_acknowledged() {
                 text.extend(&first[..read]);
             }
         }
-        std::thread::sleep(Duration::from_micros(u64::try_from(random() % 25_000).unwrap()));
+        std::thread::sleep(Duration::from_micros(u64::try_from(crate::random() % 25_000).unwrap()));
         child.kill().unwrap();
         child.wait().unwrap();
         output.read_to_end(&mut text).unwrap();

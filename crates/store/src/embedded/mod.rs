@@ -20,7 +20,7 @@ use crate::key;
 use crate::store::{Answer, Expect, Listing, Reach, Revision, Status, Store, StoreId, Stored};
 use crate::watch::Watch;
 use feed::{Feed, Recent};
-use lasthop_model::{Key, Kind};
+use lasthop_model::{Invalid, Key, Kind, Resource};
 use redb::backends::FileBackend;
 use redb::{Builder, Database};
 use serde_json::Value;
@@ -79,6 +79,19 @@ impl std::fmt::Debug for Options {
 }
 
 impl Options {
+    /// The usual ones, with the rules of the v3 API.
+    #[must_use]
+    pub fn v3() -> Self {
+        Self::new(Arc::new(|candidate| {
+            let checked = match candidate {
+                Candidate::Document { document, .. } => Resource::parse(document).map(drop),
+                Candidate::Replacement { stored, document, .. } => Resource::check_update(stored, document),
+            };
+            // The key is told by the error around it.
+            checked.map_err(|invalid| Invalid { key: None, ..invalid }.to_string())
+        }))
+    }
+
     /// The usual ones, with this judge of documents.
     #[must_use]
     pub fn new(validator: Validator) -> Self {
@@ -106,16 +119,9 @@ fn unreadable(error: &redb::Error) -> Error {
     Error::unavailable(format!("its file cannot be read: {error}"))
 }
 
-fn random() -> u128 {
-    let mut bytes = [0; 16];
-    // Cannot fail where getrandom(2) exists; a zero would still be a legal number.
-    let _ = rustls::crypto::ring::default_provider().secure_random.fill(&mut bytes);
-    u128::from_be_bytes(bytes)
-}
-
 /// A version 4 UUID (RFC 9562 section 5.4).
 fn fresh_uid() -> String {
-    let bits = random() & !(0xf << 76 | 0x3 << 62) | 0x4 << 76 | 0x2 << 62;
+    let bits = crate::random() & !(0xf << 76 | 0x3 << 62) | 0x4 << 76 | 0x2 << 62;
     let hex = format!("{bits:032x}");
     format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
@@ -306,7 +312,7 @@ fn open_file(path: &Path, file: File, options: &Options) -> Result<(Database, St
 
 fn open_backend(backend: impl redb::StorageBackend, options: &Options) -> Result<(Database, State), redb::Error> {
     let db = Builder::new().set_cache_size(options.cache).create_with_backend(backend)?;
-    let state = tables::initialise(&db, StoreId(random()))?;
+    let state = tables::initialise(&db, StoreId(crate::random()))?;
     Ok((db, state))
 }
 

@@ -103,7 +103,7 @@ fn images(start: &[u8], journal: &[Op], cut: usize) -> Vec<Vec<u8>> {
     images.extend(pending.last().map(|last| made(&[last])));
     // Some of them, backwards; each write torn after some sectors.
     for _ in 0..2 {
-        let mut bits = random();
+        let mut bits = crate::random();
         let mut draw = |n: usize| {
             bits = bits.wrapping_mul(0x5851_f42d_4c95_7f2d_1405_7b7e_f767_814f).wrapping_add(1);
             usize::try_from((bits >> 64) % n as u128).unwrap()
