@@ -16,11 +16,19 @@
 
 pub mod bpf;
 mod error;
+mod kernel;
 pub mod link;
+mod marks;
+mod neighbours;
 pub mod netlink;
 pub mod netns;
 pub mod nft;
 pub mod reconcile;
+pub mod routes;
+mod settings;
 pub mod sysctl;
 
 pub use error::Error;
+pub use kernel::{Kernel, KernelConfig, KernelEvent, alias};
+pub use marks::Mark;
+pub use neighbours::Neighbour;

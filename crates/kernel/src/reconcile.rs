@@ -249,10 +249,25 @@ impl<T: Table> Reconciler<T> {
     pub fn sync_keys(
         &mut self,
         mut keys: BTreeSet<T::Key>,
+        want: impl FnMut(&T::Key) -> Want<T::Value>,
+    ) -> Outcome<T::Key> {
+        keys.append(&mut self.take_due());
+        self.sync_exactly(keys, want)
+    }
+
+    /// The keys left undone before. The caller sees to it that [`Self::sync_exactly`] looks at them.
+    pub fn take_due(&mut self) -> BTreeSet<T::Key> {
+        let mut due = std::mem::take(&mut self.dirty);
+        due.extend(self.unknown.iter().cloned());
+        due
+    }
+
+    /// As [`Self::sync`] over these keys only.
+    pub fn sync_exactly(
+        &mut self,
+        keys: BTreeSet<T::Key>,
         mut want: impl FnMut(&T::Key) -> Want<T::Value>,
     ) -> Outcome<T::Key> {
-        keys.append(&mut self.dirty);
-        keys.extend(self.unknown.iter().cloned());
         let mut outcome = Outcome::default();
         let mut plan = Plan::default();
         for key in keys {

@@ -1,4 +1,5 @@
 //! Links and namespaces on the real kernel.
+#![allow(clippy::unwrap_used, reason = "test code")]
 
 mod common;
 
@@ -7,6 +8,7 @@ use lasthop_kernel::link::{self, AddressSpec, Admin, BridgeSpec, Change, PlainRo
 use lasthop_kernel::netlink::{Protocol, Socket};
 use lasthop_kernel::netns::{self, Inside, Netns, NetnsRef};
 use lasthop_kernel::{Error, sysctl};
+use std::process::Command;
 
 fn veth<'a>(host: &str, netns: &'a Netns) -> VethSpec<'a> {
     VethSpec {
@@ -119,5 +121,3 @@ fn a_namespace_is_opened_by_name_path_and_process() {
     assert!(netns::delete(&scratch.name).unwrap());
     assert!(!netns::delete(&scratch.name).unwrap());
 }
-
-use std::process::Command;

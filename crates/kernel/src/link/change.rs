@@ -4,7 +4,7 @@ use super::{IFINFOMSG, message};
 use crate::Error;
 use crate::netlink::{Message, Socket};
 use crate::netns::Netns;
-use lasthop_net::{IfName, Mac};
+use lasthop_net::{IfIndex, IfName, Mac};
 use nix::errno::Errno;
 use std::os::fd::{AsFd, AsRawFd};
 
@@ -76,7 +76,7 @@ impl Change {
     }
 
     /// The request, but for which link it is about and for the master, which goes by index.
-    pub(crate) fn message(&self) -> Message {
+    fn message(&self) -> Message {
         let up = libc::IFF_UP.cast_unsigned();
         let (flags, mask) = match self.admin {
             Some(Admin::Up) => (up, up),
@@ -100,6 +100,15 @@ impl Change {
     }
 }
 
+impl Change {
+    /// The request about the link with this index.
+    pub(crate) fn message_for(&self, link: IfIndex) -> Message {
+        let mut request = self.message();
+        request.set_fixed(4, &link.0.to_ne_bytes());
+        request
+    }
+}
+
 /// Changes a link.
 pub fn change(socket: &mut Socket, name: &IfName, change: &Change) -> Result<(), Error> {
     let mut request = change.message();
@@ -117,9 +126,7 @@ pub fn change(socket: &mut Socket, name: &IfName, change: &Change) -> Result<(),
 fn rename(socket: &mut Socket, name: &IfName, change: &Change) -> Result<(), Error> {
     let Some(new_name) = &change.name else { return Ok(()) };
     let index = super::need(socket, name)?.index;
-    let mut fixed = [0; IFINFOMSG];
-    fixed[4..8].copy_from_slice(&index.0.to_ne_bytes());
-    let mut request = Message::new(libc::RTM_SETLINK, 0).fixed(&fixed);
+    let mut request = Change::default().message_for(index);
     request.put_str(libc::IFLA_IFNAME, new_name.as_str());
     absent(name, socket.request(&request, &format!("rename link {name} to {new_name}")))?;
     self::change(socket, new_name, &Change { name: None, ..change.clone() })

@@ -2,6 +2,7 @@
 
 use super::{Admin, LinkState};
 use crate::Error;
+use crate::marks::Mark;
 use crate::netlink::{Received, Socket};
 use lasthop_net::{IfIndex, IfName};
 use std::collections::{BTreeMap, HashMap};
@@ -18,8 +19,10 @@ pub struct Links {
 pub enum LinkChange {
     /// It is there now, perhaps anew with another index.
     Appeared,
-    /// It is gone, or has another name now.
+    /// It is gone.
     Gone,
+    /// It has another name now, under which it has appeared.
+    Renamed,
     /// It was brought up.
     Up,
     /// It was brought down.
@@ -28,7 +31,9 @@ pub enum LinkChange {
     CarrierUp,
     /// Its other end went.
     CarrierDown,
-    /// Something else: MAC, MTU, alias, bridge.
+    /// It has another MAC.
+    MacChanged,
+    /// Something else: MTU, alias, bridge.
     Changed,
 }
 
@@ -81,11 +86,28 @@ impl Links {
         }
     }
 
+    /// Takes in what was just written to a link, before it is announced. Gives what it was before.
+    pub(crate) fn set(&mut self, name: &IfName, mark: &Mark) -> Option<LinkState> {
+        let link = self.by_name.get_mut(name).filter(|link| link.index == mark.link)?;
+        let before = link.clone();
+        link.alias.clone_from(&mark.alias);
+        link.mac = mark.mac;
+        link.admin = mark.admin;
+        Some(before)
+    }
+
+    /// A link's alias was just taken away.
+    pub(crate) fn unmark(&mut self, name: &IfName) {
+        if let Some(link) = self.by_name.get_mut(name) {
+            link.alias = None;
+        }
+    }
+
     fn appeared(&mut self, link: LinkState) -> Vec<(IfName, LinkChange)> {
         let name = link.name.clone();
         let mut changes = Vec::new();
         if self.names.get(&link.index).is_some_and(|known| *known != name) {
-            changes.extend(self.gone(link.index));
+            changes.extend(self.gone(link.index).into_iter().map(|(name, _)| (name, LinkChange::Renamed)));
         }
         match self.by_name.get(&name) {
             Some(old) => changes.extend(compare(old, &link).map(|change| (name, change))),
@@ -120,6 +142,7 @@ fn compare(old: &LinkState, new: &LinkState) -> Option<LinkChange> {
         () if old.admin != new.admin => LinkChange::Down,
         () if old.carrier != new.carrier && new.is_running() => LinkChange::CarrierUp,
         () if old.carrier != new.carrier => LinkChange::CarrierDown,
+        () if old.mac != new.mac => LinkChange::MacChanged,
         () => LinkChange::Changed,
     })
 }
@@ -146,7 +169,7 @@ mod tests {
 
     #[test]
     fn renames_and_new_indexes_are_told_apart() {
-        use LinkChange::{Appeared, CarrierDown, Changed, Down, Gone, Up};
+        use LinkChange::{Appeared, CarrierDown, Changed, Down, Gone, Renamed, Up};
         let mut links = Links::default();
         let name = |n: &str| n.parse::<IfName>().unwrap();
         assert_eq!(links.appeared(link(1, "a")), [(name("a"), Appeared)]);
@@ -158,7 +181,7 @@ mod tests {
             links.appeared(LinkState { mtu: 9000, carrier: Carrier::Lost, ..link(1, "a") }),
             [(name("a"), Changed)]
         );
-        assert_eq!(links.appeared(link(1, "b")), [(name("a"), Gone), (name("b"), Appeared)], "renamed");
+        assert_eq!(links.appeared(link(1, "b")), [(name("a"), Renamed), (name("b"), Appeared)], "renamed");
         assert_eq!(links.appeared(link(2, "b")), [(name("b"), Appeared)], "made anew");
         assert_eq!(links.gone(IfIndex(1)), [], "the old one's end is no news");
         assert_eq!(links.name(IfIndex(2)), Some(&name("b")));

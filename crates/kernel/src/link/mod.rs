@@ -7,6 +7,7 @@ mod change;
 mod index;
 mod tap;
 
+pub(crate) use address::family_number;
 pub use address::{
     AddressSpec, PlainRoute, RouteTarget, add_address, add_route, addresses, delete_address, delete_route,
 };
@@ -98,6 +99,13 @@ impl LinkState {
             peer: get(libc::IFLA_LINK).and_then(|a| a.u32()).filter(|peer| *peer != 0).map(IfIndex),
         })
     }
+}
+
+/// Which link an `RTM_NEWLINK` or `RTM_DELLINK` is about; `None` for bridge ports' own messages.
+pub(crate) fn index_of(message: Received<'_>) -> Option<IfIndex> {
+    let fixed = message.fixed::<IFINFOMSG>()?;
+    let index = u32::from_ne_bytes([fixed[4], fixed[5], fixed[6], fixed[7]]);
+    (i32::from(fixed[0]) == libc::AF_UNSPEC).then_some(IfIndex(index))
 }
 
 /// A link message about nothing in particular, with `struct ifinfomsg` zero.

@@ -119,6 +119,14 @@ impl Message {
         self
     }
 
+    /// Overwrites bytes of the fixed part, from its byte `at` on. What lies outside is left alone.
+    pub fn set_fixed(&mut self, at: usize, bytes: &[u8]) -> &mut Self {
+        if let Some(place) = self.bytes.get_mut(HEADER + at..HEADER + at + bytes.len()) {
+            place.copy_from_slice(bytes);
+        }
+        self
+    }
+
     /// Type of the message.
     #[must_use]
     pub fn kind(&self) -> u16 {

@@ -1,5 +1,8 @@
 //! Network namespaces of a test's own, and commands to look at them with other eyes than ours.
-#![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+pub mod host;
 
 use lasthop_kernel::netns::{self, Netns};
 use lasthop_net::{IfName, Prefix};

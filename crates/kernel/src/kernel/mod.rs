@@ -1,0 +1,328 @@
+//! All of one network namespace: what is ours in it, made to agree with what is desired, and what others do to it.
+//!
+//! The caller keeps the order of the passes: guard and sources, settings, links (whose new MAC costs them their
+//! neighbours), neighbours, routes; the reverse when going.
+//! A key that another program changed, that failed, or whose reason to wait has gone is looked at in the next pass of its
+//! table whatever that pass's scope is, so after [`Kernel::drain_events`] passes over nothing put everything right.
+
+mod events;
+mod poll;
+mod watch;
+
+pub use events::KernelEvent;
+
+use crate::Error;
+use crate::link::{Admin, LinkState, Links};
+use crate::marks::{Mark, Marks};
+use crate::neighbours::{Neighbour, Neighbours};
+use crate::netlink::{Message, Protocol, Socket};
+use crate::reconcile::{Outcome, Pending, Reconciler, Scope, Want};
+use crate::routes::{NextHop, OwnRoute, RTM_DELNEXTHOP, RouteEntry, Routes, Shape};
+use crate::settings::{self, Settings};
+use lasthop_compute::{Desired, Link, Sysctl};
+use lasthop_net::{IfName, Prefix};
+use nix::errno::Errno;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use watch::Watch;
+
+/// How a [`Kernel`] works.
+#[derive(Clone, Debug, Default)]
+pub struct KernelConfig {
+    /// File that records what settings were before we changed them; best under /run. `None`: known only while running.
+    pub settings_record: Option<PathBuf>,
+}
+
+/// One network namespace.
+#[derive(Debug)]
+pub struct Kernel {
+    watch: Watch,
+    queue: VecDeque<KernelEvent>,
+    socket: Socket,
+    links: Links,
+    marks: Reconciler<Marks>,
+    neighbours: Reconciler<Neighbours>,
+    settings: Reconciler<Settings>,
+    routes: Routes,
+    /// What waits for a link to come.
+    waiting: BTreeMap<IfName, Waiting>,
+    /// Routes may have gone without a word.
+    reread_routes: bool,
+}
+
+/// What waits for a link.
+#[derive(Debug, Default)]
+struct Waiting {
+    neighbours: BTreeSet<(IfName, IpAddr)>,
+    settings: BTreeSet<Sysctl>,
+}
+
+/// The alias of an endpoint's link.
+#[must_use]
+pub fn alias(link: &Link) -> String {
+    format!("{}{}", crate::link::ALIAS_PREFIX, link.endpoint)
+}
+
+impl Kernel {
+    /// Opens the calling thread's network namespace. Listens from now on; reads and changes nothing.
+    pub fn open(config: &KernelConfig) -> Result<Self, Error> {
+        let mut socket = Socket::open(Protocol::Route)?;
+        may_configure(&mut socket)?;
+        Ok(Self {
+            watch: Watch::open()?,
+            queue: VecDeque::new(),
+            socket,
+            links: Links::default(),
+            marks: Reconciler::new(Marks::open()?),
+            neighbours: Reconciler::new(Neighbours::open()?),
+            settings: Reconciler::new(Settings::open(config.settings_record.as_deref())?),
+            routes: Routes::open()?,
+            waiting: BTreeMap::new(),
+            reread_routes: false,
+        })
+    }
+
+    /// Reads everything that is ours, and writes nothing. What is not as we knew it is told by [`Self::drain_events`] and
+    /// put right by the next passes.
+    pub fn read_back(&mut self) -> Result<(), Error> {
+        let first = self.links.iter().next().is_none();
+        self.take_in();
+        let changes = self.links.read_back(&mut self.socket)?;
+        if !first {
+            changes.iter().for_each(|(name, change)| self.note_link(name, *change));
+        }
+        self.marks.read_back()?;
+        self.neighbours.table().links =
+            self.links.iter().filter(|l| l.is_marked()).map(|l| (l.index, l.name.clone())).collect();
+        let neighbours = self.neighbours.read_back()?;
+        let settings = self.settings.read_back()?;
+        self.settings.table_ref().tidy()?;
+        let routes = self.routes.read_back()?;
+        if first {
+            // Nothing was known, so nothing is news.
+            self.queue.clear();
+        } else {
+            self.queue.extend(neighbours.into_iter().map(|(link, address)| KernelEvent::Neighbour(link, address)));
+            self.queue.extend(settings.into_iter().map(KernelEvent::Setting));
+            self.queue.extend(routes.into_iter().map(KernelEvent::Route));
+        }
+        Ok(())
+    }
+
+    /// A file that is readable when there may be something for [`Self::drain_events`].
+    pub fn events(&self) -> Result<OwnedFd, Error> {
+        self.watch.file()
+    }
+
+    /// What happened since the last call, not counting our own doing. The keys concerned are looked at by the next passes.
+    pub fn drain_events(&mut self) -> Vec<KernelEvent> {
+        self.take_in();
+        self.queue.drain(..).collect()
+    }
+
+    /// A link.
+    #[must_use]
+    pub fn link(&self, name: &IfName) -> Option<&LinkState> {
+        self.links.get(name)
+    }
+
+    /// All links.
+    #[must_use]
+    pub fn links(&self) -> &Links {
+        &self.links
+    }
+
+    /// Our routes as they are in place.
+    #[must_use]
+    pub fn routes(&self) -> &BTreeMap<Prefix, OwnRoute> {
+        self.routes.actual()
+    }
+
+    /// Other programs' routes of the main table for a prefix.
+    #[must_use]
+    pub fn foreign_routes(&self, prefix: Prefix) -> &[RouteEntry] {
+        self.routes.foreign(prefix)
+    }
+
+    /// Our learned routes as they are in place, with the gateways they lead through: what an earlier run left.
+    #[must_use]
+    pub fn learned_routes(&self) -> BTreeMap<Prefix, BTreeSet<IpAddr>> {
+        let objects = self.routes.next_hops();
+        let gateway = |id: &u32| match objects.get(id) {
+            Some(NextHop::Single(egress)) => Some(egress.gateway),
+            _ => None,
+        };
+        let gateways = |id: &u32| match objects.get(id) {
+            Some(NextHop::Group(members)) => members.iter().filter_map(gateway).collect(),
+            _ => gateway(id).into_iter().collect::<BTreeSet<IpAddr>>(),
+        };
+        let learned = self.routes.actual().iter().filter_map(|(prefix, route)| match route.shape {
+            Shape::Via { next_hop } => Some((*prefix, gateways(&next_hop))),
+            _ => None,
+        });
+        learned.filter(|(_, gateways)| !gateways.is_empty()).collect()
+    }
+
+    /// Marks workload links, gives them their MAC and brings them up.
+    pub fn sync_links(&mut self, desired: &Desired, scope: Scope<'_, IfName>) -> Outcome<IfName> {
+        self.take_in();
+        let mut keys = match scope {
+            Scope::All => {
+                let marked = self.links.iter().filter(|link| link.is_marked()).map(|link| link.name.clone());
+                desired.links.keys().cloned().chain(marked).chain(self.marks.actual().keys().cloned()).collect()
+            }
+            Scope::Keys(keys) => keys.clone(),
+        };
+        keys.append(&mut self.marks.take_due());
+        for name in &keys {
+            let ours = |link: &&LinkState| link.is_marked() || desired.links.contains_key(name);
+            self.marks.observe(name.clone(), self.links.get(name).filter(ours).map(Mark::of));
+        }
+        let links = &self.links;
+        let outcome = self.marks.sync_keys(keys, |name| {
+            let Some(wanted) = desired.links.get(name) else { return Want::Nothing };
+            let Some(link) = links.get(name) else { return Want::Pending(Pending::LinkAbsent(name.clone())) };
+            Want::Value(Mark {
+                link: link.index,
+                alias: Some(alias(wanted)),
+                mac: wanted.host_mac.or(link.mac),
+                admin: Admin::Up,
+            })
+        });
+        self.adopt_marks(&outcome);
+        outcome
+    }
+
+    /// What was just written is known at once, not only when it is announced.
+    fn adopt_marks(&mut self, outcome: &Outcome<IfName>) {
+        for name in &outcome.done {
+            let Some(mark) = self.marks.actual().get(name) else { continue };
+            self.neighbours.table().links.insert(mark.link, name.clone());
+            let before = self.links.set(name, mark);
+            if before.as_ref().is_some_and(|link| link.mac != mark.mac) {
+                // With another MAC a link loses its neighbour entries (neigh_changeaddr).
+                self.forget_neighbours(name);
+            }
+            if before.is_some_and(|link| link.admin == Admin::Down) {
+                self.link_usable(name);
+            }
+        }
+        for name in &outcome.removed {
+            self.links.unmark(name);
+        }
+    }
+
+    /// Keeps permanent neighbour entries.
+    pub fn sync_neighbours(
+        &mut self,
+        desired: &Desired,
+        scope: Scope<'_, (IfName, IpAddr)>,
+    ) -> Outcome<(IfName, IpAddr)> {
+        self.take_in();
+        let Self { neighbours, links, waiting, .. } = self;
+        let want = |key: &(IfName, IpAddr)| {
+            let Some(mac) = desired.neighbours.get(key) else { return Want::Nothing };
+            match links.get(&key.0) {
+                Some(link) => Want::Value(Neighbour { link: link.index, mac: *mac }),
+                None => {
+                    waiting.entry(key.0.clone()).or_default().neighbours.insert(key.clone());
+                    Want::Pending(Pending::LinkAbsent(key.0.clone()))
+                }
+            }
+        };
+        match scope {
+            Scope::All => neighbours.sync_all(desired.neighbours.keys().cloned().collect(), want),
+            Scope::Keys(keys) => neighbours.sync_keys(keys.clone(), want),
+        }
+    }
+
+    /// Keeps kernel settings.
+    pub fn sync_sysctls(&mut self, desired: &Desired, scope: Scope<'_, Sysctl>) -> Outcome<Sysctl> {
+        self.take_in();
+        let mut keys: BTreeSet<Sysctl> = match scope {
+            Scope::All => desired.sysctls.keys().chain(self.settings.actual().keys()).cloned().collect(),
+            Scope::Keys(keys) => keys.clone(),
+        };
+        keys.append(&mut self.settings.take_due());
+        let mut unreadable = BTreeMap::new();
+        for key in &keys {
+            if desired.sysctls.contains_key(key) && !self.settings.actual().contains_key(key) {
+                match self.settings.table().keep(key) {
+                    Ok(value) => {
+                        self.settings.observe(key.clone(), value);
+                    }
+                    Err(error) => {
+                        unreadable.insert(key.clone(), error);
+                    }
+                }
+            }
+        }
+        keys.retain(|key| !unreadable.contains_key(key));
+        let absent: BTreeSet<Sysctl> =
+            keys.iter().filter(|key| !self.settings.actual().contains_key(key)).cloned().collect();
+        let waiting = &mut self.waiting;
+        let mut outcome = self.settings.sync_keys(keys, |key| {
+            let Some(value) = desired.sysctls.get(key) else { return Want::Nothing };
+            if !absent.contains(key) {
+                return Want::Value(value.clone());
+            }
+            match settings::link_of(key) {
+                Some(link) => {
+                    waiting.entry(link.clone()).or_default().settings.insert(key.clone());
+                    Want::Pending(Pending::LinkAbsent(link))
+                }
+                None => Want::Pending(Pending::Unsupported),
+            }
+        });
+        self.settings.recheck(unreadable.keys().cloned());
+        outcome.failed.append(&mut unreadable);
+        outcome
+    }
+
+    /// Keeps the main table.
+    pub fn sync_routes(&mut self, desired: &Desired, scope: Scope<'_, Prefix>) -> Outcome<Prefix> {
+        self.take_in();
+        self.routes.sync(desired, &self.links, scope)
+    }
+
+    /// Takes away routes in scope that are no longer desired, and changes no other.
+    pub fn remove_routes(&mut self, desired: &Desired, scope: Scope<'_, Prefix>) -> Outcome<Prefix> {
+        self.take_in();
+        self.routes.remove(desired, scope)
+    }
+
+    /// Takes away all that is ours and puts settings back. What could not be is told.
+    pub fn remove_all(&mut self) -> Result<(), Vec<String>> {
+        let nothing = Desired::default();
+        let mut left = Vec::new();
+        if let Err(error) = self.read_back() {
+            left.push(error.to_string());
+        }
+        let routes = self.sync_routes(&nothing, Scope::All);
+        left.extend(routes.failed.into_iter().map(|(key, error)| format!("route {key}: {error}")));
+        let neighbours = self.sync_neighbours(&nothing, Scope::All);
+        left.extend(
+            neighbours.failed.into_iter().map(|((link, key), error)| format!("neighbour {key} on {link}: {error}")),
+        );
+        let links = self.sync_links(&nothing, Scope::All);
+        left.extend(links.failed.into_iter().map(|(key, error)| format!("link {key}: {error}")));
+        let settings = self.sync_sysctls(&nothing, Scope::All);
+        left.extend(settings.failed.into_iter().map(|(key, error)| format!("setting {}: {error}", key.0)));
+        if let Err(error) = self.settings.table_ref().tidy() {
+            left.push(error.to_string());
+        }
+        if left.is_empty() { Ok(()) } else { Err(left) }
+    }
+}
+
+/// Asks the kernel whether it would let us change anything: deletes a next hop object that is never there.
+fn may_configure(socket: &mut Socket) -> Result<(), Error> {
+    let mut request = Message::new(RTM_DELNEXTHOP, 0).fixed(&[0; 8]);
+    request.put_u32(1, u32::MAX);
+    match socket.request(&request, "see whether the network may be configured") {
+        Err(error) if error.errno() == Some(Errno::EPERM) => Err(Error::NotPermitted),
+        _ => Ok(()),
+    }
+}
