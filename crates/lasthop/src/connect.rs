@@ -3,9 +3,9 @@
 use crate::exit::{Exit, Failure};
 use lasthop_agent::client::Client;
 use lasthop_agent::config::{Config, DEFAULT_PATH, StoreConfig, TlsFiles, host_and_port};
-use lasthop_store::Store;
+use lasthop_store::certs::Files;
+use lasthop_store::{Remote, Store, Target, Timing, tls};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// What every command is given.
 #[derive(Debug)]
@@ -114,14 +114,27 @@ impl Context {
             .build()
             .map_err(|error| Failure::new(Exit::Failed, format!("cannot start: {error}")))?;
         runtime.block_on(async {
-            let store = open(&place).await?;
-            work(store.as_ref()).await
+            let store = open(&place)?;
+            work(&store).await
         })
     }
 }
 
-async fn open(place: &Place) -> Result<Arc<dyn Store>, Failure> {
-    Err(Failure::new(Exit::Unreachable, format!("cannot reach the store: {place:?}")))
+/// The store at that place. Whether it is there shows with the first request.
+fn open(place: &Place) -> Result<Remote, Failure> {
+    let target = match place {
+        Place::Socket(path) => Target::Unix(path.clone()),
+        Place::Server { address, tls } => {
+            let tls = tls::client_config(&tls_files(tls)).map_err(Failure::usage)?;
+            Target::Tcp { server: address.clone(), tls }
+        }
+    };
+    Ok(Remote::new(target, Timing::default()))
+}
+
+/// The files as the store names them.
+pub(crate) fn tls_files(files: &TlsFiles) -> Files {
+    Files { ca: files.ca.clone(), certificate: files.certificate.clone(), key: files.key.clone() }
 }
 
 #[cfg(test)]

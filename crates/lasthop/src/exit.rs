@@ -100,6 +100,13 @@ impl From<ClientError> for Failure {
 impl From<lasthop_store::Error> for Failure {
     fn from(error: lasthop_store::Error) -> Self {
         use lasthop_store::Error;
+        if let Error::Unavailable { reason, .. } = &error {
+            let line = format!(
+                "cannot reach the store: {reason}; is 'lasthop agent' or 'lasthop server' running there? (--server names \
+                 another one)"
+            );
+            return Self::new(Exit::Unreachable, line);
+        }
         let exit = match &error {
             Error::NotFound(_) => Exit::NotFound,
             Error::Invalid { .. } => Exit::Usage,

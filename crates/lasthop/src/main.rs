@@ -61,6 +61,8 @@ enum Command {
     Delete(commands::delete::Args),
     Validate(commands::validate::Args),
     Agent(commands::agent::Args),
+    Server(commands::server::Args),
+    Certs(commands::certs::Args),
     Completions(commands::completions::Args),
     /// Whole networks in network namespaces on this machine
     Lab(lab_cmd::LabArgs),
@@ -91,6 +93,8 @@ fn run(context: &connect::Context, command: Command) -> Outcome {
         Command::Delete(args) => commands::delete::run(context, args),
         Command::Validate(args) => commands::validate::run(&args),
         Command::Agent(args) => commands::agent::run(context, &args),
+        Command::Server(args) => commands::server::run(context, &args),
+        Command::Certs(args) => commands::certs::run(args),
         Command::Completions(args) => commands::completions::run(&args),
         Command::Lab(args) => lab_cmd::run(args).map(Exit::Code).map_err(Into::into),
     }

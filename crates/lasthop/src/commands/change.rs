@@ -4,6 +4,7 @@ use crate::connect::{Context, StoreFlags};
 use crate::documents::{Document, Sources};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{Deed, Done, Format, Output, deeds};
+use lasthop_model::Resource;
 use lasthop_store::{Error, Expect, Store, Stored, resource_version};
 use serde_json::Value;
 
@@ -168,6 +169,11 @@ async fn plan(store: &dyn Store, verb: Verb, documents: Vec<Document>) -> Result
                      or drop metadata.resourceVersion; nothing was changed",
                     stored.revision
                 ));
+            }
+            (_, Some(stored), _) => {
+                if let Err(invalid) = Resource::check_update(&stored.document, value) {
+                    wrong.push(format!("{origin}: {invalid}; nothing was changed"));
+                }
             }
             _ => {}
         }

@@ -2,11 +2,13 @@
 
 pub(crate) mod agent;
 pub(crate) mod bgp;
+pub(crate) mod certs;
 pub(crate) mod change;
 pub(crate) mod completions;
 pub(crate) mod delete;
 pub(crate) mod get;
 pub(crate) mod routes;
+pub(crate) mod server;
 pub(crate) mod status;
 pub(crate) mod validate;
 pub(crate) mod workload;
