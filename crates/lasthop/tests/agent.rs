@@ -1,4 +1,5 @@
 //! The commands that talk to an agent, against one that answers from a script.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
 
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};

@@ -1,6 +1,10 @@
 //! Every mistake is answered by exactly one line on stderr that names the thing and the fix, with an exit code that is
 //! not zero. Runs the real binary.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
 
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -99,6 +103,45 @@ fn an_agent_that_is_not_there() {
         let expected = "cannot reach the agent at run/agent.sock: No such file";
         check(directory.path(), &format!("{command} --config x.yaml"), 5, expected);
         check(directory.path(), &format!("{command} --socket s"), 5, "agent at s: No such file or directory");
+    }
+}
+
+#[test]
+fn no_permission() {
+    assert!(nix::unistd::geteuid().is_root(), "run as root: this test becomes another user");
+    // The build directory need not be open to others: what is run is a copy.
+    let directory = tempfile::tempdir().unwrap();
+    let open = |name: &str, mode| {
+        std::fs::set_permissions(directory.path().join(name), std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    std::fs::copy(env!("CARGO_BIN_EXE_lasthop"), directory.path().join("lasthop")).unwrap();
+    std::fs::write(directory.path().join("closed.yaml"), "node: a").unwrap();
+    std::fs::write(directory.path().join("x.yaml"), "runDirectory: .").unwrap();
+    let _agent = UnixListener::bind(directory.path().join("agent.sock")).unwrap();
+    let _store = UnixListener::bind(directory.path().join("store.sock")).unwrap();
+    for (name, mode) in [(".", 0o755), ("closed.yaml", 0o600), ("agent.sock", 0o600), ("store.sock", 0o600)] {
+        open(name, mode);
+    }
+    for (line, code, expected) in [
+        ("status --config x.yaml", 5, "agent.sock: Permission denied (os error 13): run as root, or as a member of"),
+        ("workload delete vm1 --config x.yaml", 5, "agent.sock: Permission denied"),
+        ("get nodes --config x.yaml", 5, "cannot reach the store: ./store.sock: Permission denied"),
+        ("status --config closed.yaml", 2, "closed.yaml: Permission denied (os error 13); run as root"),
+        ("certs init pki", 1, "pki: Permission denied"),
+        ("server --config x.yaml", 1, "Permission denied"),
+    ] {
+        let output = Command::new("./lasthop")
+            .args(line.split_whitespace())
+            .current_dir(directory.path())
+            .env_remove("LASTHOP_CONFIG")
+            .uid(65534)
+            .gid(65534)
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(stderr.starts_with("error: ") && stderr.lines().count() == 1, "'{line}': {stderr}");
+        assert!(stderr.contains(expected), "'{line}': expected {expected:?} in {stderr:?}");
+        assert_eq!(output.status.code(), Some(code), "'{line}': {stderr}");
     }
 }
 

@@ -1,4 +1,5 @@
 //! Resources through the command line, with a real `lasthop server` on the other side of a unix socket or of TLS.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
 
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Write};

@@ -3,9 +3,9 @@
 use crate::connect::{AgentSocket, Context};
 use crate::exit::{Exit, Outcome};
 use crate::output::{self, Now, Output};
-use lasthop_agent::api::{Request, Status};
+use lasthop_agent::api::{Request, Status, Workload};
 
-/// This host on one screen: store, speaker, sessions, routes, drift, what is not in force and why
+/// This host on one screen: store, links, sessions, routes, drift, what is not in force and why
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -19,7 +19,9 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(context: &Context, args: &Args) -> Outcome {
-    let status: Status = context.agent(&args.socket)?.call(Request::Status)?;
-    args.output.show(&status, |_, paint| output::status(&status, Now::read(), paint))?;
+    let mut agent = context.agent(&args.socket)?;
+    let status: Status = agent.call(Request::Status)?;
+    let workloads: Vec<Workload> = agent.call(Request::Workloads)?;
+    args.output.show(&status, |_, paint| output::status(&status, &workloads, Now::read(), paint))?;
     Ok(Exit::Done)
 }

@@ -1,15 +1,18 @@
 //! A host on one screen.
 
 use super::{Cell, Now, Paint, Sheet, Tone, ago, span};
-use lasthop_agent::api::{Count, PeerLine, SpeakerStatus, Status};
+use lasthop_agent::api::{Count, PeerLine, SpeakerStatus, Status, Workload};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// How many repairs are shown; the rest is counted.
 const REPAIRS_SHOWN: usize = 5;
 
+/// How many links that are not up are named; the rest is counted.
+const LINKS_SHOWN: usize = 3;
+
 /// Draws the screen: a verdict, a line for each part, then what is not as it ought to be.
-pub(crate) fn status(status: &Status, now: Now, paint: Paint) -> String {
+pub(crate) fn status(status: &Status, workloads: &[Workload], now: Now, paint: Paint) -> String {
     let mut text = String::new();
     let wrong = verdict(status);
     let verdict = match wrong.is_empty() {
@@ -32,6 +35,7 @@ pub(crate) fn status(status: &Status, now: Now, paint: Paint) -> String {
     parts.row(vec!["store".into(), state(&store.state), detail.into()]);
     parts.row(vec!["speaker".into(), state(&status.speaker.state), speaker(&status.speaker).into()]);
     parts.row(counted("workloads", status.workloads));
+    parts.row(links(workloads));
     parts.row(counted("direct routes", status.direct_routes));
     parts.row(counted("learned routes", status.learned_routes));
     text.push_str(&parts.draw(paint, 0));
@@ -101,6 +105,23 @@ fn counted(what: &str, count: Count) -> Vec<Cell> {
     vec![what.into(), Cell::new(tone, format!("{}/{}", count.ready, count.total)), "in force".into()]
 }
 
+/// How many workload links are up, and which are not.
+fn links(workloads: &[Workload]) -> Vec<Cell> {
+    let states: BTreeMap<&str, &str> =
+        workloads.iter().map(|workload| (workload.link.as_str(), workload.link_state.as_str())).collect();
+    let others: Vec<_> = states.iter().filter(|(_, state)| **state != "up").collect();
+    let tone = if others.is_empty() { Tone::Good } else { Tone::Bad };
+    let mut detail = "up".to_owned();
+    for (link, state) in others.iter().take(LINKS_SHOWN) {
+        detail.push_str(&format!(", {link} {state}"));
+    }
+    if others.len() > LINKS_SHOWN {
+        detail.push_str(&format!(", {} more not up", others.len() - LINKS_SHOWN));
+    }
+    let count = format!("{}/{}", states.len() - others.len(), states.len());
+    vec!["links".into(), Cell::new(tone, count), detail.into()]
+}
+
 fn peers(peers: &[PeerLine]) -> Sheet {
     let mut sheet = Sheet::new(&["PEER", "STATE", "BECAUSE OF", "LAST ERROR"]);
     for peer in peers {
@@ -167,6 +188,20 @@ mod tests {
         }
     }
 
+    fn workload(number: usize, state: &str) -> Workload {
+        Workload {
+            endpoint: format!("default/vm{number}"),
+            link: format!("tap{number}"),
+            link_state: state.to_owned(),
+            addresses: [].into(),
+            mac: None,
+            labels: BTreeMap::new(),
+            source: "store".into(),
+            programmed: [].into(),
+            pending: BTreeMap::new(),
+        }
+    }
+
     #[test]
     fn a_healthy_host_is_one_short_screen() {
         let expected = "\
@@ -177,6 +212,7 @@ PART            STATE      DETAIL
 store           in-sync    172.18.203.3:7470, revision 42
 speaker         connected  1 of 1 sessions established, learned paths complete
 workloads       2/2        in force
+links           2/2        up
 direct routes   2/2        in force
 learned routes  3/3        in force
 
@@ -184,7 +220,7 @@ BGP sessions
   PEER          STATE        BECAUSE OF  LAST ERROR
   172.18.203.2  Established  reflector   -
 ";
-        assert_eq!(status(&healthy(), Now(1000), Paint::OFF), expected);
+        assert_eq!(status(&healthy(), &[workload(0, "up"), workload(1, "up")], Now(1000), Paint::OFF), expected);
     }
 
     #[test]
@@ -211,6 +247,7 @@ PART            STATE          DETAIL
 store           from snapshot  172.18.203.3:7470, revision 42, last error: connection refused
 speaker         connected      0 of 1 sessions established, learned paths complete
 workloads       1/2            in force
+links           1/6            up, tap1 down, tap2 down, tap3 down, 2 more not up
 direct routes   2/2            in force
 learned routes  3/3            in force
 
@@ -226,7 +263,9 @@ Findings
   OBJECT       WHY
   default/vm2  address 10.65.0.24 is taken by default/vm1
 ";
-        let text = status(&host, Now(1000), Paint::OFF);
+        let states = ["up", "down", "down", "down", "absent", "absent"];
+        let workloads: Vec<_> = states.iter().enumerate().map(|(number, state)| workload(number, state)).collect();
+        let text = status(&host, &workloads, Now(1000), Paint::OFF);
         assert!(text.starts_with(expected), "{text}");
         assert!(text.contains("\nDrift repaired (7)\n"), "{text}");
         assert_eq!(text.matches("put back").count(), REPAIRS_SHOWN, "the newest are shown: {text}");
