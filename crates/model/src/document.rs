@@ -107,7 +107,15 @@ fn json(text: &str) -> Option<serde_json::Result<Vec<Value>>> {
 }
 
 fn yaml(text: &str) -> Result<Vec<Value>, (Option<u64>, String)> {
-    let options = serde_saphyr::options! { strict_booleans: true, with_snippet: false };
+    // Sizes are limited by the text's own length; what aliases unfold to, and depth, by the reader's limits.
+    let budget = serde_saphyr::budget! {
+        max_events: TEXT_LIMIT,
+        max_nodes: TEXT_LIMIT,
+        max_documents: TEXT_LIMIT,
+        max_total_scalar_bytes: TEXT_LIMIT,
+        max_total_comment_bytes: TEXT_LIMIT,
+    };
+    let options = serde_saphyr::options! { budget: budget, strict_booleans: true, with_snippet: false };
     let values: Vec<Value> = serde_saphyr::from_multiple_with_options(text, options).map_err(|error| {
         let line = error.location().map(|location| location.line());
         let told = error.without_snippet().to_string();
@@ -133,6 +141,9 @@ fn reword(told: &str) -> Cow<'_, str> {
     }
     if told.starts_with("recursive references") {
         return "an alias stands within what it refers to".into();
+    }
+    if told.starts_with("budget breached") || told.starts_with("alias replay") {
+        return "it is nested too deeply, or its aliases unfold to too much".into();
     }
     told.into()
 }

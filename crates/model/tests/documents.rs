@@ -195,3 +195,25 @@ spec:
     ];
     assert_eq!(document.notices(), notices);
 }
+
+#[test]
+fn a_long_text_is_read_whole() {
+    let documents = read(&"---\nkind: A\nspec: {a: [1, 2, 3]}\n".repeat(5_000));
+    assert_eq!(documents.len(), 5_000);
+    assert_eq!(documents[4_999].line("spec.a"), Some(15_000));
+    assert_eq!(documents[4_999].line(""), Some(14_999));
+}
+
+#[test]
+fn a_text_that_grows_in_the_reading_is_refused() {
+    let mut laughs = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for i in 1..12 {
+        let alias = format!("*a{}", i - 1);
+        laughs += &format!("a{i}: &a{i} [{}]\n", vec![alias; 10].join(", "));
+    }
+    for text in [laughs, "[".repeat(100_000), "- ".repeat(100_000), "a: ".repeat(1000)] {
+        let error = read_documents(&text, "f.yaml").unwrap_err().to_string();
+        assert!(error.len() < 200 && !error.contains('\n'), "{error}");
+        eprintln!("{error}");
+    }
+}

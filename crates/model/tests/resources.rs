@@ -89,7 +89,7 @@ fn a_peering_says_who_peers_with_whom() {
     assert_eq!((timed.local_asn, timed.next_hop), (Some(Asn(7)), NextHopMode::Keep));
     for (spec, path) in [
         (json!({"peerIP": "10.0.0.1", "asNumber": 0}), "spec.asNumber"),
-        (json!({"peerIP": "127.0.0.1"}), "spec.peerIP"),
+        (json!({"peerIP": "224.0.0.5"}), "spec.peerIP"),
         (json!({"peerIP": "10.0.0.1", "keepaliveTime": "0s"}), "spec.keepaliveTime"),
         (json!({"peerIP": "10.0.0.1", "maxRestartTime": "4096s"}), "spec.maxRestartTime"),
         (json!({"peerIP": "10.0.0.1", "ttlSecurity": 256}), "spec.ttlSecurity"),
@@ -235,4 +235,41 @@ fn every_problem_is_told_at_once() {
          spec.nope: 'spec' has no field 'nope'; there are: cidr, natOutgoing, disabled, disableBGPExport, ipipMode, \
          vxlanMode, blockSize, nodeSelector, namespaceSelector, allowedUses, assignmentMode"
     );
+}
+
+#[test]
+fn settings_that_are_not_in_force_are_checked_all_the_same() {
+    for (spec, path) in [
+        (
+            json!({"openstackRegion": "my-region-has-a-very-long-and-extremely-interesting-name"}),
+            "spec.openstackRegion",
+        ),
+        (json!({"logActionRateLimit": "10/week"}), "spec.logActionRateLimit"),
+        (json!({"logActionRateLimit": "+1/day"}), "spec.logActionRateLimit"),
+        (json!({"logPrefix": "a\"b"}), "spec.logPrefix"),
+        (json!({"natPortRange": "5:1"}), "spec.natPortRange"),
+        (json!({"bpfDataIfacePattern": "(eth"}), "spec.bpfDataIfacePattern"),
+        (json!({"mtuIfacePattern": "eth[0-9"}), "spec.mtuIfacePattern"),
+        (json!({"mtuIfacePattern": "eth)"}), "spec.mtuIfacePattern"),
+        (json!({"mtuIfacePattern": "eth\\"}), "spec.mtuIfacePattern"),
+        (json!({"wireguardRoutingRulePriority": 32766}), "spec.wireguardRoutingRulePriority"),
+        (json!({"routeTableRanges": [{"min": 1, "max": 70000}]}), "spec.routeTableRanges"),
+        (
+            json!({"routeTableRange": {"min": 1, "max": 2}, "routeTableRanges": [{"min": 1, "max": 2}]}),
+            "spec.routeTableRange",
+        ),
+        (json!({"interfacePrefix": "lh,,tap"}), "spec.interfacePrefix"),
+        (json!({"interfacePrefix": "lh tap"}), "spec.interfacePrefix"),
+        (json!({"routeRefreshInterval": 90}), "spec.routeRefreshInterval"),
+        (json!({"hostMac": "Kept"}), "spec.hostMac"),
+    ] {
+        assert_eq!(only_path(settings(spec)), path);
+    }
+    for spec in [
+        json!({"logActionRateLimit": "10/second", "logPrefix": "calico %t %k/%n: "}),
+        json!({"mtuIfacePattern": "^((en|wl|ww|sl|ib)[Pcopsvx].*|(eth|wlan|wwan).*)", "bpfL3IfacePattern": "[]a-]+?x{2}"}),
+        json!({"bpfPSNATPorts": 20000, "kubeNodePortRanges": [80, "30000:32767"]}),
+    ] {
+        settings(spec).unwrap();
+    }
 }

@@ -61,7 +61,7 @@ const CONFIGURATION: &[Field] = &[
             LIST,
             &Shape::Table(&[
                 field("cidr", Shape::Checked(text::prefix)).required(),
-                field("communities", Shape::List(LIST, &Shape::Text)),
+                field("communities", Shape::List(LIST, &Shape::Text)).required(),
             ]),
         ),
     ),

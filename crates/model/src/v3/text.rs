@@ -37,6 +37,37 @@ pub(crate) fn dns_label(text: &str) -> Checked {
     ))
 }
 
+/// An OpenStack region: its endpoints are in the namespace `openstack-region-<region>`, which is a label.
+pub(crate) fn region(text: &str) -> Checked {
+    const LIMIT: usize = 63 - "openstack-region-".len();
+    dns_label(text)?;
+    if text.len() > LIMIT {
+        return Err(format!("'{text}' is {} characters long; a region has at most {LIMIT}", text.len()));
+    }
+    Ok(())
+}
+
+/// What stands before the lines of logged packets.
+pub(crate) fn log_prefix(text: &str) -> Checked {
+    if text.bytes().all(|b| b.is_ascii_alphanumeric() || b"%: /_-".contains(&b)) {
+        return Ok(());
+    }
+    Err(format!("'{}' is not a log prefix; use letters, digits, spaces, '%', ':', '/', '_', '-'", shorten(text)))
+}
+
+/// A rate such as `10/second`.
+pub(crate) fn rate(text: &str) -> Checked {
+    let fits = text.split_once('/').is_some_and(|(number, unit)| {
+        let number =
+            number.bytes().all(|b| b.is_ascii_digit()) && number.parse().is_ok_and(|n| (1..=9999).contains(&n));
+        number && ["second", "minute", "hour", "day"].contains(&unit)
+    });
+    if fits {
+        return Ok(());
+    }
+    Err(format!("'{}' is not a rate; write 1 to 9999 and second, minute, hour or day, e.g. 10/second", shorten(text)))
+}
+
 /// A host name or address.
 pub(crate) fn host(text: &str) -> Checked {
     if text.parse::<IpAddr>().is_ok() || is_subdomain(&text.to_ascii_lowercase()) {
@@ -272,6 +303,8 @@ pub(crate) fn ports(text: &str) -> Checked {
 /// A peer's address, with a port or without: `10.0.0.1`, `10.0.0.1:1790`, `[fd00::1]:1790`.
 pub(crate) fn peer_address(text: &str) -> Checked {
     match split_peer_address(text) {
+        // A speaker of another program on the same host is fine.
+        Some((address, _)) if address.is_loopback() => Ok(()),
         Some((address, _)) => station(text, address),
         None => {
             let text = shorten(text);
