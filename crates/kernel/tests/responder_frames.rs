@@ -13,9 +13,8 @@ const DROP: i32 = 2;
 const REDIRECT: i32 = 7;
 
 fn responder() -> Program {
-    let own: BTreeSet<IpAddr> = ["10.65.0.2", "10.65.9.9", "fd00:65::2", "fd00:65::99"]
-        .map(|text| text.parse().expect("an address"))
-        .into();
+    let own: BTreeSet<IpAddr> =
+        ["10.65.0.2", "10.65.9.9", "fd00:65::2", "fd00:65::99"].map(|text| text.parse().expect("an address")).into();
     Program::load("lasthop_test", &program(HOST, &own).expect("complete")).expect("run as root")
 }
 

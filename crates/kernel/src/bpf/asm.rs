@@ -1,5 +1,6 @@
 //! A small assembler for eBPF (Documentation/bpf/standardization/instruction-set.rst): the instructions that we use,
 //! as methods; labels instead of offsets.
+#![expect(clippy::too_many_arguments, reason = "instructions have that many operands")]
 
 use std::collections::BTreeMap;
 

@@ -3,7 +3,7 @@
 //! * [`asm`]: the assembler.
 //! * [`responder`]: what answers the ARP and ND requests of a workload.
 //! * [`Responders`]: which link has which responder, as a table for the reconciler.
-//! * [`sys`]: bpf(2).
+//! * [`sys`]: the system call.
 
 pub mod asm;
 pub mod responder;

@@ -21,6 +21,7 @@ use super::asm::{Alu, Assembler, AssemblyError, Helper, Insn, Label, Reg, Size, 
 use lasthop_net::Mac;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::ops::Range;
 
 /// Verdicts of a classifier that acts by itself (include/uapi/linux/pkt_cls.h).
 const UNSPEC: i32 = -1;
@@ -73,10 +74,10 @@ struct Ends {
     redirect: Label,
 }
 
-/// `stack[to..] = frame[from..][..len]`; drops frames that are shorter.
-fn fetch(a: &mut Assembler, from: i32, to: i16, len: i32, ends: &Ends) {
-    a.copy(Reg::R1, Reg::R6).set(Reg::R2, from).copy(Reg::R3, Reg::Frame).alu(Alu::Add, Reg::R3, i32::from(to));
-    a.set(Reg::R4, len).call(Helper::LoadBytes).jump_if(When::Ne, Reg::R0, 0, ends.drop);
+/// `stack[to..] = frame[bytes]`; drops frames that are shorter.
+fn fetch(a: &mut Assembler, bytes: Range<i32>, to: i16, ends: &Ends) {
+    a.copy(Reg::R1, Reg::R6).set(Reg::R2, bytes.start).copy(Reg::R3, Reg::Frame).alu(Alu::Add, Reg::R3, i32::from(to));
+    a.set(Reg::R4, bytes.end - bytes.start).call(Helper::LoadBytes).jump_if(When::Ne, Reg::R0, 0, ends.drop);
 }
 
 /// `frame[0..len] = stack[from..]`.
@@ -115,9 +116,9 @@ fn answer_arp(a: &mut Assembler, host_mac: Mac, own: &BTreeSet<IpAddr>, ends: &E
     use arp_reply as r;
     let (sender, target) = (Reg::R7, Reg::R8);
     let (request, from_own) = (a.label(), a.label());
-    fetch(a, 14, r::REQUEST, 8, ends);
-    fetch(a, 28, r::REQUEST_SENDER, 4, ends);
-    fetch(a, 38, r::REQUEST_TARGET, 4, ends);
+    fetch(a, 14..22, r::REQUEST, ends);
+    fetch(a, 28..32, r::REQUEST_SENDER, ends);
+    fetch(a, 38..42, r::REQUEST_TARGET, ends);
     // Ethernet, IPv4; lengths 6 and 4.
     a.load(Size::W, Reg::R1, Reg::Frame, r::REQUEST);
     a.jump_if(When::Ne, Reg::R1, word([0x00, 0x01, 0x08, 0x00]), ends.drop);
@@ -141,16 +142,15 @@ fn answer_arp(a: &mut Assembler, host_mac: Mac, own: &BTreeSet<IpAddr>, ends: &E
     }
     a.jump(ends.drop);
     a.bind(from_own);
-    fetch(a, 6, r::AT, 6, ends);
+    fetch(a, 6..12, r::AT, ends);
     store_mac(a, r::SOURCE, host_mac);
     a.store_value(Size::W, Reg::Frame, r::TYPE_AND_HARDWARE, word([0x08, 0x06, 0x00, 0x01]));
     a.store_value(Size::W, Reg::Frame, r::PROTOCOL_AND_LENGTHS, word([0x08, 0x00, 6, 4]));
     a.store_value(Size::H, Reg::Frame, r::OPERATION, half([0, 2]));
     store_mac(a, r::SENDER_MAC, host_mac);
     a.store(Size::W, Reg::Frame, r::SENDER, target);
-    fetch(a, 22, r::TARGET_MAC, 6, ends);
-    // The last address begins at an odd half word: two stores.
-    fetch(a, 28, r::TARGET, 4, ends);
+    fetch(a, 22..28, r::TARGET_MAC, ends);
+    fetch(a, 28..32, r::TARGET, ends);
     put_back(a, r::AT, r::LEN, ends);
     a.jump(ends.redirect);
 }
@@ -183,9 +183,9 @@ fn answer_nd(a: &mut Assembler, host_mac: Mac, own: &BTreeSet<IpAddr>, ends: &En
         .filter_map(|ip| if let IpAddr::V6(v6) = ip { Some(v6.octets()) } else { None })
         .map(|octets| [0, 8].map(|at| u64::from_ne_bytes(std::array::from_fn(|i| octets[at + i]))))
         .collect();
-    fetch(a, 14, r::REQUEST, 8, ends);
+    fetch(a, 14..22, r::REQUEST, ends);
     a.load(Size::B, Reg::R1, Reg::Frame, r::REQUEST + 6).jump_if(When::Ne, Reg::R1, 58, ends.pass);
-    fetch(a, 54, r::REQUEST_ICMP, 4, ends);
+    fetch(a, 54..58, r::REQUEST_ICMP, ends);
     a.load(Size::B, Reg::R7, Reg::Frame, r::REQUEST_ICMP);
     let (solicitation, advertisement, from_ok) = (a.label(), a.label(), a.label());
     a.jump_if(When::Eq, Reg::R7, 135, solicitation).jump_if(When::Eq, Reg::R7, 136, advertisement);
@@ -195,8 +195,8 @@ fn answer_nd(a: &mut Assembler, host_mac: Mac, own: &BTreeSet<IpAddr>, ends: &En
     a.jump(ends.pass);
 
     a.bind(advertisement);
-    fetch(a, 22, r::DESTINATION, 16, ends);
-    fetch(a, 62, r::TARGET, 16, ends);
+    fetch(a, 22..38, r::DESTINATION, ends);
+    fetch(a, 62..78, r::TARGET, ends);
     let target_next = a.label();
     jump_if_ours(a, r::DESTINATION, &own, target_next);
     a.jump(ends.drop);
@@ -208,8 +208,8 @@ fn answer_nd(a: &mut Assembler, host_mac: Mac, own: &BTreeSet<IpAddr>, ends: &En
     // Hop limit 255, code 0.
     a.load(Size::B, Reg::R1, Reg::Frame, r::REQUEST + 7).jump_if(When::Ne, Reg::R1, 255, ends.drop);
     a.load(Size::B, Reg::R1, Reg::Frame, r::REQUEST_ICMP + 1).jump_if(When::Ne, Reg::R1, 0, ends.drop);
-    fetch(a, 62, r::TARGET, 16, ends);
-    fetch(a, 22, r::DESTINATION, 16, ends);
+    fetch(a, 62..78, r::TARGET, ends);
+    fetch(a, 22..38, r::DESTINATION, ends);
     a.load(Size::D, Reg::R7, Reg::Frame, r::DESTINATION).load(Size::D, Reg::R8, Reg::Frame, r::DESTINATION + 8);
     a.copy(Reg::R1, Reg::R7).alu_reg(Alu::Or, Reg::R1, Reg::R8).set(Reg::R2, 0);
     a.jump_if_reg(When::Eq, Reg::R1, Reg::R2, ends.pass);
@@ -243,7 +243,7 @@ fn jump_if_ours(a: &mut Assembler, at: i16, own: &[[u64; 2]], to: Label) {
 /// Turns the solicitation, whose source and target are in place on the stack, into the advertisement.
 fn write_advertisement(a: &mut Assembler, host_mac: Mac, ends: &Ends) {
     use advertisement as r;
-    fetch(a, 6, r::AT, 6, ends);
+    fetch(a, 6..12, r::AT, ends);
     store_mac(a, r::MAC_SOURCE, host_mac);
     a.store_value(Size::H, Reg::Frame, r::TYPE, half([0x86, 0xdd]));
     a.store_value(Size::W, Reg::Frame, r::IP, word([0x60, 0, 0, 0]));

@@ -95,7 +95,7 @@ impl Nft {
         self.actual = Some(as_written(&desired));
         let remade = |name: &&str| changes.contains(&Change::MakeSet { set: (*name).to_owned() });
         let dynamic = [skeleton::SOURCES, skeleton::PREFIXES, [skeleton::FROM_ENDPOINT, skeleton::TO_ENDPOINT]];
-        let lost_elements = dynamic.as_flattened().iter().any(|name| remade(name));
+        let lost_elements = dynamic.as_flattened().iter().any(remade);
         if lost_elements {
             self.sources.read_back()?;
             self.endpoints.read_back()?;

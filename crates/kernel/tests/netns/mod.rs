@@ -76,7 +76,7 @@ impl Netns {
     pub(crate) fn count(&self, link: &str, filter: &str, during: impl FnOnce()) -> usize {
         let file = format!("/tmp/{}-{}.pcap", self.name, NUMBER.fetch_add(1, Ordering::Relaxed));
         let mut child = self
-            .command(&format!("exec tcpdump -U -i {link} -w {file} '{filter}'"))
+            .command(&format!("exec tcpdump --immediate-mode -U -i {link} -w {file} '{filter}'"))
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
