@@ -25,7 +25,7 @@ lab-down:
 	$(RELEASE) lab down --name $(LAB)
 
 bench: deps-test build
-	$(CARGO) xtask bench
+	$(CARGO) run --release --quiet --package lasthop-xtask -- bench
 
 test: deps-test fmt lint unit doc
 

@@ -10,7 +10,7 @@ missing() {
 }
 
 needed="gcc libc6-dev make net-tools iproute2 iputils-ping procps"
-[ "${1:-}" != test ] || needed="$needed nftables iptables conntrack tcpdump arping bird2 ethtool python3-scapy \
+[ "${1:-}" != test ] || needed="$needed nftables iptables conntrack tcpdump iputils-arping bird2 ethtool python3-scapy \
     iperf3 netcat-openbsd ndisc6 qemu-system-x86 busybox-static strace"
 
 if [ "$(id -u)" != 0 ]; then
@@ -38,11 +38,11 @@ fi
 
 # A guest kernel for the test with a real virtual machine. It is only unpacked: this system keeps its own.
 unpacked=/var/cache/lasthop/vm
-if [ "${1:-}" = test ] && [ "$(uname -m)" = x86_64 ] && ! ls /boot/vmlinuz-*-cloud-amd64 $unpacked/boot/vmlinuz-* >/dev/null 2>&1; then
+if [ "${1:-}" = test ] && [ "$(uname -m)" = x86_64 ] && [ -z "$(ls /boot $unpacked/boot 2>/dev/null | grep -x "vmlinuz-.*-cloud-amd64")" ]; then
     echo "fetching a guest kernel (linux-image-cloud-amd64)"
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
     chmod 755 "$work"
     image=$(apt-cache depends linux-image-cloud-amd64 | awk '/Depends: linux-image-/ { print $2; exit }')
-    (cd "$work" && apt-get download -qq "$image" && mkdir -p $unpacked && dpkg -x ./*.deb $unpacked)
+    (cd "$work" && apt-get download -qq "$image" 2>/dev/null && mkdir -p $unpacked && dpkg -x ./*.deb $unpacked)
 fi

@@ -1,8 +1,9 @@
 //! What a topology means in resources (projectcalico.org/v3) and in the agents' configuration files.
 
-use crate::state::LabDirectory;
+use crate::build::STORE;
 use crate::topology::{Host, Peering, Topology};
 use lasthop_net::Family;
+use lasthop_store::certs::Files;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -10,9 +11,6 @@ use std::path::Path;
 
 /// The label that tells reflectors from other hosts.
 const REFLECTOR_LABEL: &str = "route-reflector";
-
-/// Who changes resources from outside the hosts.
-pub const ADMIN: &str = "admin";
 
 /// The port that the store is served on.
 pub const STORE_PORT: u16 = 7470;
@@ -80,30 +78,20 @@ pub fn host_config(topology: &Topology, host: &Host, directories: &HostFiles<'_>
         "node": host.name,
         "runDirectory": directories.run.display().to_string(),
         "stateDirectory": directories.state.display().to_string(),
-        "store": store_client(topology, directories.certificates, &host.name),
+        "store": store_client(topology, directories.files),
     })
 }
 
-/// The resources as one `List`, to be applied from a file.
+/// The resources as one file of many documents, to be applied as a user would.
 #[must_use]
-pub fn list(topology: &Topology) -> Value {
-    json!({ "apiVersion": "v1", "kind": "List", "items": resources(topology) })
+pub fn file(topology: &Topology) -> String {
+    resources(topology).iter().map(|document| format!("---\n{document:#}\n")).collect()
 }
 
-/// The configuration of a command that changes resources from outside the hosts.
-#[must_use]
-pub fn admin_config(topology: &Topology, directory: &LabDirectory) -> Value {
-    let certificates = directory.certificates();
-    json!({ "node": ADMIN, "store": store_client(topology, &certificates, ADMIN) })
-}
-
-fn store_client(topology: &Topology, certificates: &Path, who: &str) -> Value {
-    let file = |name: String| certificates.join(name).display().to_string();
+fn store_client(topology: &Topology, files: &Files) -> Value {
     json!({
         "server": store_address(topology).map(|address| authority(address, STORE_PORT)),
-        "ca": file("ca.crt".to_owned()),
-        "certificate": file(format!("{who}.crt")),
-        "key": file(format!("{who}.key")),
+        "ca": files.ca, "certificate": files.certificate, "key": files.key,
     })
 }
 
@@ -114,22 +102,20 @@ pub struct HostFiles<'a> {
     pub run: &'a Path,
     /// Snapshot, attachments.
     pub state: &'a Path,
-    /// Of all hosts.
-    pub certificates: &'a Path,
+    /// Certificate and key.
+    pub files: &'a Files,
 }
 
 /// The configuration file of the store's server.
 #[must_use]
 pub fn server_config(directories: &HostFiles<'_>) -> Value {
-    let file = |name: &str| directories.certificates.join(name).display().to_string();
+    let Files { ca, certificate, key } = directories.files;
     json!({
-        "node": "store",
+        "node": STORE,
         "runDirectory": directories.run.display().to_string(),
         "stateDirectory": directories.state.display().to_string(),
         "store": { "embedded": true },
-        "server": {
-            "listen": format!("[::]:{STORE_PORT}"), "ca": file("ca.crt"), "certificate": file("store.crt"), "key": file("store.key"),
-        },
+        "server": { "listen": format!("[::]:{STORE_PORT}"), "ca": ca, "certificate": certificate, "key": key },
     })
 }
 

@@ -15,7 +15,6 @@
 
 pub mod build;
 pub mod builtin;
-pub mod certificates;
 pub mod control;
 pub mod documents;
 pub mod down;

@@ -10,9 +10,10 @@ use crate::state::{LabDirectory, LabName, Manifest};
 use crate::topology::{Topology, Workload, WorkloadKind};
 use crate::{control, netns};
 use anyhow::{Context, Result, anyhow, bail};
+use lasthop_store::certs::{self, Files, Role};
 use serde::Serialize;
 use std::fs;
-use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -131,34 +132,33 @@ impl Up<'_> {
         Ok(())
     }
 
+    /// An authority; every host gets its own certificate when it is configured.
     fn certificates(&self) -> Result<()> {
-        let store = self.topology().fabric.store.iter().copied();
-        let nodes = self.topology().hosts.iter().map(|host| host.name.as_str());
-        crate::certificates::make(&self.directory.certificates(), &store.collect::<Vec<_>>(), nodes)
+        Ok(certs::init(&self.directory.certificates())?)
+    }
+
+    fn certificate(&self, role: Role, name: &str) -> Result<Files> {
+        Ok(certs::issue(&self.directory.certificates(), role, name)?)
     }
 
     fn store(&self) -> Result<()> {
         let home = self.home(STORE)?;
         let (run, state) = (home.join("run"), home.join("state"));
-        let files = HostFiles { run: &run, state: &state, certificates: &self.directory.certificates() };
+        let files = HostFiles { run: &run, state: &state, files: &self.certificate(Role::Server, STORE)? };
         crate::state::write_json(&self.directory.config(STORE), &documents::server_config(&files))?;
         let server = self.daemon(STORE, "server")?;
-        let address = documents::store_address(self.topology()).ok_or_else(|| anyhow!("the store has no address"))?;
-        let address = SocketAddr::new(address, documents::STORE_PORT);
-        let listening = || TcpStream::connect_timeout(&address, Duration::from_millis(500)).is_ok();
-        let namespace = self.options.name.namespace(STORE);
-        wait_for("the store to listen", &[&server], || netns::within(&namespace, listening))?;
+        let socket = run.join("store.sock");
+        wait_for("the store to listen", &[&server], || Ok(UnixStream::connect(&socket).is_ok()))?;
         self.put_documents()
     }
 
     /// Puts the resources into the store as a user would: `lasthop apply -f`.
     fn put_documents(&self) -> Result<()> {
-        let file = self.directory.root().join("resources.json");
-        crate::state::write_json(&file, &documents::list(self.topology()))?;
-        let client = self.directory.root().join("admin.yaml");
-        crate::state::write_json(&client, &documents::admin_config(self.topology(), &self.directory))?;
+        let file = self.directory.root().join("resources.yaml");
+        fs::write(&file, documents::file(self.topology()))
+            .with_context(|| format!("cannot write {}", file.display()))?;
         let mut apply = Command::new(&self.options.program);
-        apply.args(["apply", "-f"]).arg(&file).arg("--config").arg(&client);
+        apply.args(["apply", "-f"]).arg(&file).arg("--config").arg(self.directory.config(STORE));
         let output = netns::within(&self.options.name.namespace(STORE), || apply.output())?;
         let output = output.with_context(|| format!("cannot start {}", self.options.program.display()))?;
         if !output.status.success() {
@@ -168,12 +168,11 @@ impl Up<'_> {
     }
 
     fn hosts(&self) -> Result<()> {
-        let certificates = self.directory.certificates();
         let mut started = Vec::new();
         for host in &self.topology().hosts {
             let home = self.home(&host.name)?;
             let (run, state) = (home.join("run"), home.join("state"));
-            let files = HostFiles { run: &run, state: &state, certificates: &certificates };
+            let files = HostFiles { run: &run, state: &state, files: &self.certificate(Role::Node, &host.name)? };
             let config = documents::host_config(self.topology(), host, &files);
             crate::state::write_json(&self.directory.config(&host.name), &config)?;
             let speaker = self.daemon(&host.name, "bgp")?;
