@@ -5,10 +5,15 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod attributes;
 pub mod config;
+mod peer;
 mod reason;
 mod report;
+mod rib;
+mod session;
 mod speaker;
+mod wire;
 
 pub use api::{Bytes, ConnId, Input, Origin, Output, Start, StopMode};
 pub use reason::{Loss, NotAdvertised, Refusal};

@@ -1,0 +1,233 @@
+//! A peer: its configuration, its connections (at most a few, of which one survives), when to dial, and what it told us.
+
+use crate::api::ConnId;
+use crate::config::{ConnectMode, PeerConfig};
+use crate::report::{PeerCounters, PeerState};
+use crate::session::{Connection, Phase};
+use lasthop_net::{Family, Prefix};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
+
+/// A peer in tables; never used again after the peer is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct PeerId(pub(crate) u32);
+
+impl PeerId {
+    /// Where own routes come from.
+    pub(crate) const LOCAL: Self = Self(0);
+}
+
+/// Whether we try to connect (RFC 4271 section 8.2.2: Idle, Connect, Active).
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Dial {
+    /// Not at all: passive, or a connection is there.
+    Off,
+    /// At this time; until then the peer shows this state.
+    At(Instant, PeerState),
+    /// Waiting for TCP, given up at the time named.
+    Connecting(ConnId, Instant),
+}
+
+/// What we keep of a peer that restarts (RFC 4724 section 4.2).
+#[derive(Clone, Debug)]
+pub(crate) enum Helping {
+    /// Nothing.
+    No,
+    /// It is gone; routes of these families are stale, and dropped at the time named.
+    Away { families: BTreeSet<Family>, until: Instant },
+    /// It is back; stale routes of these families wait for End-of-RIB, at most until the time named.
+    Back { families: BTreeSet<Family>, until: Instant },
+}
+
+/// What a peer is still owed of its update group's table.
+#[derive(Debug, Default)]
+pub(crate) struct Owed {
+    /// Prefixes whose present state it has to be told.
+    pub(crate) prefixes: BTreeSet<Prefix>,
+    /// Families whose End-of-RIB has to follow.
+    pub(crate) end_of_rib: BTreeSet<Family>,
+    /// The driver's queue is full since then.
+    pub(crate) congested: Option<Instant>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) config: PeerConfig,
+    pub(crate) dial: Dial,
+    last_dial: Option<Instant>,
+    failures: u32,
+    pub(crate) connections: Vec<Connection>,
+    /// The state last reported, and since when it holds.
+    pub(crate) shown: (PeerState, Instant),
+    pub(crate) last_error: Option<String>,
+    pub(crate) counters: PeerCounters,
+    pub(crate) helping: Helping,
+    /// Families whose End-of-RIB came in this session.
+    pub(crate) end_of_rib: BTreeSet<Family>,
+    /// Whether a try to reach it failed since the start.
+    pub(crate) unreachable: bool,
+    /// Its prefixes in the Loc-RIB.
+    pub(crate) prefixes: BTreeSet<Prefix>,
+    pub(crate) refused: usize,
+    pub(crate) stale: usize,
+    pub(crate) owed: Owed,
+    /// The deadline the speaker's timer queue holds for it.
+    pub(crate) armed: Option<Instant>,
+}
+
+/// TCP that is not up after this is given up and tried again.
+const CONNECT_WAIT: Duration = Duration::from_secs(10);
+const MIN_RETRY: Duration = Duration::from_secs(1);
+const MAX_CONNECT_RETRY: Duration = Duration::from_secs(8);
+const MAX_ERROR_RETRY: Duration = Duration::from_secs(60);
+/// A session that lasted this long was no failure.
+const STABLE: Duration = Duration::from_secs(10);
+
+/// Why a peer is to be tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Retry {
+    /// TCP did not come up.
+    NoConnection,
+    /// The session was refused or broken by a NOTIFICATION, after this time in Established.
+    Error(Duration),
+    /// An Established session lost its TCP.
+    Lost,
+}
+
+impl Peer {
+    pub(crate) fn new(now: Instant, config: PeerConfig) -> Self {
+        Self {
+            config,
+            dial: Dial::Off,
+            last_dial: None,
+            failures: 0,
+            connections: Vec::new(),
+            shown: (PeerState::Idle, now),
+            last_error: None,
+            counters: PeerCounters::default(),
+            helping: Helping::No,
+            end_of_rib: BTreeSet::new(),
+            unreachable: false,
+            prefixes: BTreeSet::new(),
+            refused: 0,
+            stale: 0,
+            owed: Owed::default(),
+            armed: None,
+        }
+    }
+
+    pub(crate) fn established(&self) -> Option<&Connection> {
+        self.connections.iter().find(|connection| connection.phase() == Phase::Established)
+    }
+
+    pub(crate) fn connection(&mut self, id: ConnId) -> Option<&mut Connection> {
+        self.connections.iter_mut().find(|connection| connection.id == id)
+    }
+
+    pub(crate) fn state(&self) -> PeerState {
+        match self.connections.iter().map(Connection::phase).max() {
+            Some(Phase::Established) => PeerState::Established,
+            Some(Phase::OpenConfirm) => PeerState::OpenConfirm,
+            Some(Phase::OpenSent) => PeerState::OpenSent,
+            None => match self.dial {
+                Dial::Off => PeerState::Active,
+                Dial::At(_, state) => state,
+                Dial::Connecting(..) => PeerState::Connect,
+            },
+        }
+    }
+
+    /// Dials at once, or as soon as a try a second allows.
+    pub(crate) fn dial_soon(&mut self, now: Instant) {
+        self.dial = match self.config.connect {
+            ConnectMode::Passive => Dial::Off,
+            ConnectMode::Active => {
+                let earliest = self.last_dial.map_or(now, |last| now.max(last + MIN_RETRY));
+                Dial::At(earliest, PeerState::Idle)
+            }
+        };
+    }
+
+    /// Plans the next try. `router_id` makes the two ends of a session differ in their jitter.
+    pub(crate) fn dial_again(&mut self, now: Instant, retry: Retry, router_id: Ipv4Addr) {
+        let (ceiling, state) = match retry {
+            Retry::Lost => {
+                self.failures = 0;
+                return self.dial_soon(now);
+            }
+            Retry::Error(lasted) if lasted >= STABLE => {
+                self.failures = 0;
+                (MAX_ERROR_RETRY, PeerState::Idle)
+            }
+            Retry::Error(_) => (MAX_ERROR_RETRY, PeerState::Idle),
+            Retry::NoConnection => (MAX_CONNECT_RETRY, PeerState::Active),
+        };
+        self.failures = self.failures.saturating_add(1);
+        if self.config.connect == ConnectMode::Passive {
+            self.dial = Dial::Off;
+            return;
+        }
+        let doubled = MIN_RETRY.saturating_mul(1 << self.failures.min(8)).min(ceiling);
+        let delay = doubled.mul_f64(jitter(router_id, self.config.address, self.failures)).max(MIN_RETRY);
+        self.dial = Dial::At(now + delay, state);
+    }
+
+    /// The session is up: no dialling.
+    pub(crate) fn dialled(&mut self) {
+        self.dial = Dial::Off;
+        self.unreachable = false;
+    }
+
+    pub(crate) fn start_dialling(&mut self, now: Instant, conn: ConnId) {
+        self.last_dial = Some(now);
+        self.dial = Dial::Connecting(conn, now + CONNECT_WAIT);
+    }
+
+    /// When something is due for this peer. `send_hold` is how long it may leave what we send unread.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let dial = match self.dial {
+            Dial::Off => None,
+            Dial::At(at, _) | Dial::Connecting(_, at) => Some(at),
+        };
+        let helping = match self.helping {
+            Helping::No => None,
+            Helping::Away { until, .. } | Helping::Back { until, .. } => Some(until),
+        };
+        let connections = self.connections.iter().filter_map(Connection::deadline);
+        connections.chain(dial).chain(helping).chain(self.send_hold()).min()
+    }
+
+    /// RFC 9687: when a peer that does not read is given up: after 8 minutes or twice the hold time, the longer of both.
+    pub(crate) fn send_hold(&self) -> Option<Instant> {
+        let hold = self.established()?.agreed()?.hold_time?;
+        self.owed.congested.map(|since| since + Duration::from_secs(480).max(hold * 2))
+    }
+
+    /// Addresses that are ours in the eyes of this peer.
+    pub(crate) fn is_ours(&self, address: IpAddr) -> bool {
+        let config = &self.config;
+        self.established().is_some_and(|connection| connection.local == address)
+            || config.local_address == Some(address)
+            || config.next_hop_v4.map(IpAddr::from) == Some(address)
+            || config.next_hop_v6.map(IpAddr::from) == Some(address)
+    }
+}
+
+/// 0.75 to 1 (RFC 4271 section 10), the same for the same arguments (FNV-1a).
+fn jitter(router_id: Ipv4Addr, peer: IpAddr, attempt: u32) -> f64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut mix = |octets: &[u8]| {
+        for octet in octets {
+            hash = (hash ^ u64::from(*octet)).wrapping_mul(0x0100_0000_01b3);
+        }
+    };
+    mix(&router_id.octets());
+    match peer {
+        IpAddr::V4(address) => mix(&address.octets()),
+        IpAddr::V6(address) => mix(&address.octets()),
+    }
+    mix(&attempt.to_be_bytes());
+    let part = u16::try_from((hash >> 32) & 0x3ff).unwrap_or(0);
+    0.75 + f64::from(part) / 4096.0
+}

@@ -1,0 +1,345 @@
+//! One connection from TCP up to its end: the state machine of RFC 4271 section 8.2.2, from OpenSent on.
+//!
+//! A state carries what is known in it. Idle, Connect and Active, and the choice between two connections, are `peer`'s.
+//!
+//! ```text
+//!  TCP up ──▶ OpenSent ──OPEN──▶ OpenConfirm ──KEEPALIVE──▶ Established ──▶ UPDATE, ROUTE-REFRESH, KEEPALIVE …
+//!                │                   │                          │
+//!                └──── error, NOTIFICATION, hold timer, TCP gone ┴──▶ Down (the connection is forgotten)
+//! ```
+
+use crate::api::ConnId;
+use crate::wire::capability::{Capabilities, GracefulRestart};
+use crate::wire::open::Open;
+use crate::wire::update::{Context, PeerKind, Update};
+use crate::wire::{
+    AsnWidth, Framed, MAX_EXTENDED_LEN, MAX_LEN, MessageType, Notification, Outcome, WireError, keepalive,
+    parse_route_refresh, split,
+};
+use lasthop_net::{Asn, Family};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
+
+/// Who opened a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Ours,
+    Theirs,
+}
+
+/// What we say in our OPEN and expect in theirs.
+#[derive(Clone, Debug)]
+pub(crate) struct Terms {
+    pub(crate) local_asn: Asn,
+    pub(crate) peer_asn: Asn,
+    pub(crate) router_id: Ipv4Addr,
+    /// In seconds.
+    pub(crate) hold_time: u16,
+    pub(crate) families: BTreeSet<Family>,
+    pub(crate) graceful_restart: GracefulRestart,
+}
+
+impl Terms {
+    pub(crate) fn kind(&self) -> PeerKind {
+        if self.local_asn == self.peer_asn { PeerKind::Internal } else { PeerKind::External }
+    }
+
+    fn open(&self) -> Open {
+        Open {
+            asn: self.local_asn,
+            hold_time: self.hold_time,
+            router_id: self.router_id,
+            capabilities: Capabilities {
+                families: self.families.clone(),
+                multiprotocol: true,
+                asn4: Some(self.local_asn),
+                route_refresh: true,
+                extended_message: true,
+                graceful_restart: Some(self.graceful_restart.clone()),
+            },
+        }
+    }
+}
+
+/// What both OPENs together mean.
+#[derive(Clone, Debug)]
+pub(crate) struct Agreed {
+    pub(crate) router_id: Ipv4Addr,
+    pub(crate) families: BTreeSet<Family>,
+    pub(crate) width: AsnWidth,
+    pub(crate) route_refresh: bool,
+    pub(crate) extended_message: bool,
+    /// `None`: no keepalives and no hold timer.
+    pub(crate) hold_time: Option<Duration>,
+    /// The peer's.
+    pub(crate) graceful_restart: Option<GracefulRestart>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Timers {
+    hold: Option<Instant>,
+    keepalive: Option<Instant>,
+}
+
+#[derive(Debug)]
+enum State {
+    OpenSent { until: Instant },
+    OpenConfirm { agreed: Agreed, timers: Timers },
+    Established { agreed: Agreed, timers: Timers, since: Instant },
+}
+
+/// Which state a connection is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    OpenSent,
+    OpenConfirm,
+    Established,
+}
+
+/// What a connection came to.
+#[derive(Debug)]
+pub(crate) enum Event {
+    Send(Vec<u8>),
+    /// The peer's OPEN is good: time for collision detection, then [`Connection::confirm`].
+    Opened,
+    Established,
+    Update(Update),
+    Refresh(Family),
+    /// To be forgotten.
+    Down(Down),
+}
+
+/// How a connection ended.
+#[derive(Clone, Debug)]
+pub(crate) enum Down {
+    /// With a NOTIFICATION of ours, for a reason in words.
+    Sent(Notification, String),
+    /// With one of theirs.
+    Received(Notification),
+    /// Without any: TCP is gone. Routes may be kept (RFC 4724 section 4.2).
+    Lost(String),
+}
+
+impl From<WireError> for Down {
+    fn from(error: WireError) -> Self {
+        let words = error.to_string();
+        match error.outcome {
+            Outcome::Reset(notification) => Self::Sent(notification, words),
+            _ => Self::Sent(Notification::new((6, 0), []), words),
+        }
+    }
+}
+
+/// A connection whose TCP is up.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) id: ConnId,
+    pub(crate) side: Side,
+    pub(crate) local: IpAddr,
+    terms: Terms,
+    state: State,
+    buffer: Vec<u8>,
+    read: usize,
+}
+
+/// RFC 4271 section 8.2.2 suggests 4 minutes; a peer that has not said OPEN within one will not.
+const OPEN_WAIT: Duration = Duration::from_secs(60);
+
+impl Connection {
+    /// A connection that just came up, and the OPEN to send on it.
+    pub(crate) fn new(now: Instant, (id, side): (ConnId, Side), local: IpAddr, terms: Terms) -> (Self, Vec<u8>) {
+        let open = terms.open().encode();
+        let state = State::OpenSent { until: now + OPEN_WAIT };
+        (Self { id, side, local, terms, state, buffer: Vec::new(), read: 0 }, open)
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        match self.state {
+            State::OpenSent { .. } => Phase::OpenSent,
+            State::OpenConfirm { .. } => Phase::OpenConfirm,
+            State::Established { .. } => Phase::Established,
+        }
+    }
+
+    pub(crate) fn agreed(&self) -> Option<&Agreed> {
+        match &self.state {
+            State::OpenSent { .. } => None,
+            State::OpenConfirm { agreed, .. } | State::Established { agreed, .. } => Some(agreed),
+        }
+    }
+
+    pub(crate) fn established_since(&self) -> Option<Instant> {
+        match self.state {
+            State::Established { since, .. } => Some(since),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn kind(&self) -> PeerKind {
+        self.terms.kind()
+    }
+
+    pub(crate) fn local_asn(&self) -> Asn {
+        self.terms.local_asn
+    }
+
+    /// Takes octets from the stream; [`Connection::next`] then says what they mean.
+    pub(crate) fn feed(&mut self, bytes: &[u8]) {
+        if self.read > 0 {
+            self.buffer.drain(..self.read);
+            self.read = 0;
+        }
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// What the next whole message means, until there is none.
+    pub(crate) fn next(&mut self, now: Instant) -> Option<Event> {
+        loop {
+            let max = match &self.state {
+                State::Established { agreed, .. } if agreed.extended_message => MAX_EXTENDED_LEN,
+                _ => MAX_LEN,
+            };
+            let unread = self.buffer.get(self.read..).unwrap_or_default();
+            let (kind, body, taken) = match split(unread, max) {
+                Ok(Framed::Message(kind, body, taken)) => (kind, body, taken),
+                Ok(Framed::Partial) => {
+                    self.compact();
+                    return None;
+                }
+                // RFC 4271 section 6.4: a NOTIFICATION is never answered with one.
+                Err(_) if unread.get(18) == Some(&(MessageType::Notification as u8)) => {
+                    return Some(Event::Down(Down::Lost("malformed NOTIFICATION".to_owned())));
+                }
+                Err(error) => return Some(Event::Down(error.into())),
+            };
+            self.read += taken;
+            let event = step(&mut self.state, &self.terms, (now, kind, body));
+            if event.is_some() {
+                return event;
+            }
+        }
+    }
+
+    /// Gives memory back when nothing is left to read.
+    fn compact(&mut self) {
+        if self.read == self.buffer.len() {
+            self.read = 0;
+            self.buffer.clear();
+            self.buffer.shrink_to(MAX_LEN);
+        }
+    }
+
+    /// Ends collision detection in favour of this connection: the KEEPALIVE that confirms the peer's OPEN.
+    pub(crate) fn confirm(&self) -> Vec<u8> {
+        keepalive()
+    }
+
+    /// When [`Connection::expire`] is due.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        match &self.state {
+            State::OpenSent { until } => Some(*until),
+            State::OpenConfirm { timers, .. } | State::Established { timers, .. } => {
+                timers.hold.into_iter().chain(timers.keepalive).min()
+            }
+        }
+    }
+
+    /// Acts on timers that are due.
+    pub(crate) fn expire(&mut self, now: Instant) -> Option<Event> {
+        let expired = |words: &str| {
+            Some(Event::Down(Down::Sent(Notification::new(Notification::HOLD_TIMER, []), words.to_owned())))
+        };
+        match &mut self.state {
+            State::OpenSent { until } if *until <= now => expired("no OPEN from the peer"),
+            State::OpenSent { .. } => None,
+            State::OpenConfirm { agreed, timers } | State::Established { agreed, timers, .. } => {
+                if timers.hold.is_some_and(|at| at <= now) {
+                    let hold = agreed.hold_time.unwrap_or_default().as_secs();
+                    return expired(&format!("hold timer: nothing heard for {hold} s"));
+                }
+                timers.keepalive.filter(|at| *at <= now)?;
+                timers.keepalive = agreed.hold_time.map(|hold| now + hold / 3);
+                Some(Event::Send(keepalive()))
+            }
+        }
+    }
+}
+
+/// One message in one state.
+fn step(state: &mut State, terms: &Terms, (now, kind, body): (Instant, MessageType, &[u8])) -> Option<Event> {
+    if kind == MessageType::Notification {
+        return Some(Event::Down(Down::Received(Notification::parse(body))));
+    }
+    match (&mut *state, kind) {
+        (State::OpenSent { .. }, MessageType::Open) => match Open::parse(body).and_then(|open| agree(terms, &open)) {
+            Ok(agreed) => {
+                let timers = Timers {
+                    hold: agreed.hold_time.map(|hold| now + hold),
+                    keepalive: agreed.hold_time.map(|hold| now + hold / 3),
+                };
+                *state = State::OpenConfirm { agreed, timers };
+                Some(Event::Opened)
+            }
+            Err(error) => Some(Event::Down(error.into())),
+        },
+        (State::OpenConfirm { agreed, timers }, MessageType::Keepalive) => {
+            timers.hold = agreed.hold_time.map(|hold| now + hold);
+            *state = State::Established { agreed: agreed.clone(), timers: *timers, since: now };
+            Some(Event::Established)
+        }
+        (State::Established { agreed, timers, .. }, MessageType::Keepalive | MessageType::Update) => {
+            timers.hold = agreed.hold_time.map(|hold| now + hold);
+            if kind == MessageType::Keepalive {
+                return None;
+            }
+            let context =
+                Context { kind: terms.kind(), asn4: agreed.width == AsnWidth::Four, families: &agreed.families };
+            Some(Update::parse(body, &context).map_or_else(|error| Event::Down(error.into()), Event::Update))
+        }
+        (State::Established { agreed, .. }, MessageType::RouteRefresh) => {
+            parse_route_refresh(body).filter(|family| agreed.families.contains(family)).map(Event::Refresh)
+        }
+        // RFC 6608.
+        (state, kind) => {
+            let (subcode, name) = match state {
+                State::OpenSent { .. } => (1, "OpenSent"),
+                State::OpenConfirm { .. } => (2, "OpenConfirm"),
+                State::Established { .. } => (3, "Established"),
+            };
+            let words = format!("a message of type {kind:?} is not expected in {name}");
+            Some(Event::Down(Down::Sent(Notification::new((5, subcode), [kind as u8]), words)))
+        }
+    }
+}
+
+/// RFC 4271 section 6.2 as far as it needs our side, and what both OPENs make together.
+fn agree(terms: &Terms, open: &Open) -> Result<Agreed, WireError> {
+    let refuse =
+        |offset: usize, reason: String, code: (u8, u8)| Err(WireError::reset(offset, "OPEN", reason, (code, [])));
+    if open.asn != terms.peer_asn {
+        return refuse(20, format!("the peer is AS {}, configured is AS {}", open.asn, terms.peer_asn), (2, 2));
+    }
+    if open.router_id == terms.router_id && terms.kind() == PeerKind::Internal {
+        return refuse(24, format!("the peer's identifier {} is our own", open.router_id), (2, 3));
+    }
+    let theirs = &open.capabilities;
+    // RFC 4760 section 8: without the capability, IPv4 unicast it is.
+    let offered = if theirs.multiprotocol { theirs.families.clone() } else { BTreeSet::from([Family::V4]) };
+    let families: BTreeSet<Family> = terms.families.intersection(&offered).copied().collect();
+    if families.is_empty() && !terms.families.is_empty() {
+        let missing = Capabilities { families: terms.families.clone(), ..Capabilities::default() };
+        let reason = "no address family in common".to_owned();
+        return Err(WireError::reset(28, "OPEN", reason, ((2, 7), missing.encode())));
+    }
+    let hold = terms.hold_time.min(open.hold_time);
+    Ok(Agreed {
+        router_id: open.router_id,
+        families,
+        width: if theirs.asn4.is_some() { AsnWidth::Four } else { AsnWidth::Two },
+        route_refresh: theirs.route_refresh,
+        extended_message: theirs.extended_message,
+        hold_time: (hold > 0).then(|| Duration::from_secs(u64::from(hold))),
+        graceful_restart: theirs.graceful_restart.clone(),
+    })
+}

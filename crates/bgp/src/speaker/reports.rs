@@ -1,0 +1,175 @@
+//! What an operator can ask.
+
+use super::Speaker;
+use crate::peer::{Helping, Peer, PeerId};
+use crate::reason::NotAdvertised;
+use crate::report::{
+    AdvertisedReport, NegotiatedReport, PathReport, PathSource, PathVerdict, PeerState, PeerStatus, RestartStatus,
+    WhyReport,
+};
+use crate::rib::decision::choose;
+use crate::rib::export::export;
+use crate::rib::table::{Entry, Freshness};
+use crate::session::Agreed;
+use crate::wire::AsnWidth;
+use lasthop_net::Prefix;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+impl Speaker {
+    /// All peers, by address.
+    #[must_use]
+    pub fn peers(&self) -> Vec<PeerStatus> {
+        let peers = self.by_address.values().filter_map(|id| Some((*id, self.peers.get(id)?)));
+        peers.map(|(id, peer)| self.peer_status(id, peer)).collect()
+    }
+
+    fn peer_status(&self, id: PeerId, peer: &Peer) -> PeerStatus {
+        let connection = peer.established();
+        let agreed = connection.and_then(|connection| connection.agreed());
+        let waits = agreed.is_some_and(|agreed| !agreed.families.is_subset(&peer.end_of_rib));
+        PeerStatus {
+            address: peer.config.address,
+            asn: peer.config.asn,
+            local_asn: peer.config.local_asn.unwrap_or(self.config.asn),
+            state: peer.state(),
+            since: peer.shown.1,
+            last_error: peer.last_error.clone(),
+            local_address: connection.map(|connection| connection.local),
+            negotiated: agreed.map(negotiated),
+            prefixes_in: peer.prefixes.len(),
+            prefixes_out: self.group_of(id).map_or(0, |group| group.shown_to(id)),
+            prefixes_refused: peer.refused,
+            prefixes_stale: peer.stale,
+            restart: match peer.helping {
+                Helping::Away { until, .. } => RestartStatus::PeerAway { until },
+                Helping::Back { .. } => RestartStatus::AwaitingEndOfRib,
+                Helping::No if self.restart.is_deferring() && waits => RestartStatus::Deferring,
+                Helping::No => RestartStatus::None,
+            },
+            counters: peer.counters,
+        }
+    }
+
+    /// All paths, or those to one prefix; of one prefix the best first.
+    #[must_use]
+    pub fn paths(&self, filter: Option<Prefix>) -> Vec<PathReport> {
+        let reports = |(prefix, entry): (&Prefix, &Entry)| self.entry_paths(*prefix, entry);
+        match filter {
+            Some(prefix) => self.table.entries.get_key_value(&prefix).map(reports).unwrap_or_default(),
+            None => self.table.entries.iter().flat_map(reports).collect(),
+        }
+    }
+
+    fn entry_paths(&self, prefix: Prefix, entry: &Entry) -> Vec<PathReport> {
+        let mut losses = BTreeMap::new();
+        let sources = &self.table.sources;
+        let choice = choose(
+            &entry.paths,
+            |id| sources.get(&id),
+            |place, loss| {
+                losses.insert(place, loss);
+            },
+        );
+        let own = entry.own.iter().map(|attributes| PathReport {
+            prefix,
+            from: PathSource::Local,
+            next_hop: attributes.next_hop,
+            attributes: attributes.words(),
+            stale: false,
+            verdict: PathVerdict::Best,
+        });
+        let learned = entry.paths.iter().enumerate().map(|(place, path)| PathReport {
+            prefix,
+            from: self.peers.get(&path.source).map_or(PathSource::Local, |p| PathSource::Peer(p.config.address)),
+            next_hop: path.attributes.next_hop,
+            attributes: path.attributes.words(),
+            stale: path.freshness == Freshness::Stale,
+            verdict: match (path.refusal, losses.get(&place)) {
+                (Some(refusal), _) => PathVerdict::Refused(refusal),
+                _ if choice.best == Some(place) => PathVerdict::Best,
+                _ if choice.equal.contains(&place) => PathVerdict::Multipath,
+                (None, Some(loss)) => PathVerdict::Lost(*loss),
+                // Not reached: what neither won nor is equal has lost somewhere.
+                (None, None) => PathVerdict::Multipath,
+            },
+        });
+        let mut reports: Vec<PathReport> = own.chain(learned).collect();
+        reports.sort_by_key(|report| match report.verdict {
+            PathVerdict::Best if report.from == PathSource::Local => 0,
+            PathVerdict::Best => 1,
+            PathVerdict::Multipath => 2,
+            PathVerdict::Lost(_) => 3,
+            PathVerdict::Refused(_) => 4,
+        });
+        if entry.own.is_some() {
+            for report in reports.iter_mut().skip(1).filter(|r| r.verdict == PathVerdict::Best) {
+                report.verdict = PathVerdict::Lost(crate::reason::Loss::OwnRoute);
+            }
+        }
+        reports
+    }
+
+    /// Everything about one prefix.
+    #[must_use]
+    pub fn why(&self, prefix: Prefix) -> WhyReport {
+        let outcome = self.table.outcome(prefix);
+        let advertised = self
+            .by_address
+            .iter()
+            .map(|(address, id)| AdvertisedReport { peer: *address, outcome: self.advertised(prefix, *id) });
+        WhyReport {
+            prefix,
+            paths: self.paths(Some(prefix)),
+            advertised: advertised.collect(),
+            next_hops: if self.restart.is_deferring() { Vec::new() } else { outcome.next_hops },
+        }
+    }
+
+    fn advertised(&self, prefix: Prefix, id: PeerId) -> Result<IpAddr, NotAdvertised> {
+        let peer = self.peers.get(&id).ok_or(NotAdvertised::NotEstablished)?;
+        if peer.state() != PeerState::Established {
+            return Err(NotAdvertised::NotEstablished);
+        }
+        let group = self.group_of(id).ok_or(NotAdvertised::NotEstablished)?;
+        let (attributes, from) = self.table.outcome(prefix).best.ok_or(NotAdvertised::NoPath)?;
+        if from == id {
+            return Err(NotAdvertised::LearnedFromIt);
+        }
+        let source = self.table.sources.get(&from);
+        let sent = export((&attributes, prefix.family()), source, &group.view, self.cluster_id())?;
+        if self.restart.is_deferring() && from != PeerId::LOCAL {
+            return Err(NotAdvertised::Deferred);
+        }
+        match group.table().get(&prefix) {
+            None => Err(NotAdvertised::TooLong),
+            Some(_) if peer.owed.congested.is_some() && peer.owed.prefixes.contains(&prefix) => {
+                Err(NotAdvertised::Queued)
+            }
+            Some(_) => Ok(sent.next_hop),
+        }
+    }
+}
+
+fn negotiated(agreed: &Agreed) -> NegotiatedReport {
+    let mut capabilities = Vec::new();
+    let mut has = |words: &str, there: bool| {
+        if there {
+            capabilities.push(words.to_owned());
+        }
+    };
+    has("4-octet AS", agreed.width == AsnWidth::Four);
+    has("route refresh", agreed.route_refresh);
+    has("extended messages", agreed.extended_message);
+    has("graceful restart", agreed.graceful_restart.is_some());
+    NegotiatedReport {
+        router_id: agreed.router_id,
+        families: agreed.families.iter().copied().collect(),
+        hold_time: agreed.hold_time.unwrap_or_default(),
+        capabilities,
+        graceful_restart: agreed
+            .graceful_restart
+            .as_ref()
+            .map(|restart| (restart.time, restart.families.keys().copied().collect())),
+    }
+}

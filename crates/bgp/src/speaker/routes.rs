@@ -1,0 +1,374 @@
+//! What is learned, what is chosen, what is sent (RFC 4271 section 9). A change of one prefix costs what that prefix has
+//! paths, times the update groups.
+
+use super::{Running, Speaker};
+use crate::api::{Bytes, Output};
+use crate::attributes::Attributes;
+use crate::peer::PeerId;
+use crate::reason::Refusal;
+use crate::rib::export::{Kind, View};
+use crate::rib::group::{Advert, Group, To};
+use crate::rib::table::{Entry, Freshness, Outcome, Path};
+use crate::wire::update::{PeerKind, Update};
+use crate::wire::{self, end_of_rib};
+use lasthop_net::{Asn, Family, Prefix};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Prefixes a lagging peer is served at once: the driver can say in between that it is enough.
+const CHUNK: usize = 2048;
+
+impl Speaker {
+    /// Takes an UPDATE.
+    pub(super) fn learn(&mut self, id: PeerId, update: Update) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let counters = &mut peer.counters;
+        counters.updates_in += 1;
+        let treated = |problem: &&wire::WireError| problem.outcome == wire::Outcome::TreatAsWithdraw;
+        counters.treated_as_withdraw += u64::from(update.problems.iter().any(|problem| treated(&problem)));
+        counters.attributes_discarded += update.problems.iter().filter(|problem| !treated(problem)).count() as u64;
+        for problem in &update.problems {
+            tracing::warn!(peer = %peer.config.address, "{problem}");
+        }
+        for prefix in update.withdrawn {
+            self.put(id, prefix, None);
+        }
+        for (attributes, prefixes) in update.announced {
+            let refusal = self.refusal(id, &attributes);
+            let attributes = self.attributes.get(attributes);
+            for prefix in prefixes {
+                let attributes = Arc::clone(&attributes);
+                self.put(id, prefix, Some(Path { attributes, source: id, refusal, freshness: Freshness::Fresh }));
+            }
+        }
+        if let Some(family) = update.end_of_rib {
+            self.end_of_rib_received(id, family);
+        }
+    }
+
+    /// Why a path is not to be used whatever it competes with (RFC 4271 sections 6.3 and 9.1.2, RFC 4456 section 8).
+    fn refusal(&self, id: PeerId, attributes: &Attributes) -> Option<Refusal> {
+        let peer = self.peers.get(&id)?;
+        let ours = |asn: Asn| asn == self.config.asn || Some(asn) == peer.config.local_asn;
+        if attributes.as_path.asns().any(ours) {
+            Some(Refusal::AsLoop)
+        } else if attributes.originator_id == Some(self.config.router_id) {
+            Some(Refusal::OwnOriginator)
+        } else if attributes.cluster_list.contains(&self.cluster_id()) {
+            Some(Refusal::ClusterLoop)
+        } else if peer.is_ours(attributes.next_hop) {
+            Some(Refusal::OwnNextHop)
+        } else {
+            None
+        }
+    }
+
+    /// Sets or removes the path of one peer to one prefix.
+    fn put(&mut self, id: PeerId, prefix: Prefix, path: Option<Path>) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        match &path {
+            Some(new) => {
+                peer.prefixes.insert(prefix);
+                peer.refused += usize::from(new.refusal.is_some());
+            }
+            None if !peer.prefixes.remove(&prefix) => return,
+            None => {}
+        }
+        let mut old = None;
+        self.change(prefix, |entry| {
+            let known = entry.paths.iter().position(|path| path.source == id);
+            old = match (known, path) {
+                (Some(place), Some(new)) => entry.paths.get_mut(place).map(|path| std::mem::replace(path, new)),
+                (Some(place), None) => Some(entry.paths.swap_remove(place)),
+                (None, Some(new)) => {
+                    entry.paths.reserve_exact(1);
+                    entry.paths.push(new);
+                    None
+                }
+                (None, None) => None,
+            };
+        });
+        if let (Some(old), Some(peer)) = (old, self.peers.get_mut(&id)) {
+            peer.refused -= usize::from(old.refusal.is_some());
+            peer.stale -= usize::from(old.freshness == Freshness::Stale);
+        }
+    }
+
+    /// Changes an entry and tells everyone whom the outcome concerns.
+    pub(super) fn change(&mut self, prefix: Prefix, change: impl FnOnce(&mut Entry)) {
+        let (before, after) = self.table.change(prefix, change);
+        let tells = self.running == Running::Yes && !self.restart.is_deferring();
+        if before.next_hops != after.next_hops && tells {
+            self.outputs.push_back(Output::Learned { prefix, next_hops: after.next_hops.clone() });
+        }
+        if !before.same_best(&after) {
+            self.announce(prefix, &after);
+        }
+    }
+
+    /// Shows an outcome to all groups.
+    pub(super) fn announce(&mut self, prefix: Prefix, outcome: &Outcome) {
+        let cluster_id = self.cluster_id();
+        let deferring = self.restart.is_deferring();
+        let best = outcome.best.as_ref().filter(|(_, from)| !deferring || *from == PeerId::LOCAL);
+        for group in self.groups.values_mut() {
+            let advert = best.and_then(|best| {
+                let block = group.block(best, prefix.family(), (&self.table.sources, cluster_id)).ok()?;
+                Some(Advert { block, from: best.1 })
+            });
+            group.set(prefix, advert);
+        }
+    }
+
+    /// Looks again at how a prefix is shown, when nothing about its paths changed.
+    fn announce_again(&mut self, prefix: Prefix) {
+        let outcome = self.table.outcome(prefix);
+        self.announce(prefix, &outcome);
+    }
+
+    /// After a change of our identifiers: every path is judged and shown anew.
+    pub(super) fn judge_all_again(&mut self) {
+        self.groups.values_mut().for_each(Group::settings_changed);
+        let all: Vec<PeerId> = self.peers.keys().copied().collect();
+        for id in all {
+            self.judge_again(id);
+        }
+        let own: Vec<Prefix> = self.table.entries.keys().copied().collect();
+        own.into_iter().for_each(|prefix| self.announce_again(prefix));
+    }
+
+    /// After a change of a peer's settings: what it told us is judged and shown anew.
+    pub(super) fn judge_again(&mut self, id: PeerId) {
+        self.groups.values_mut().for_each(Group::settings_changed);
+        let Some(peer) = self.peers.get(&id) else { return };
+        if let Some(source) = self.table.sources.get_mut(&id) {
+            source.reflect = peer.config.reflect;
+        }
+        let prefixes: Vec<Prefix> = peer.prefixes.iter().copied().collect();
+        for prefix in prefixes {
+            let path = self.table.entries.get(&prefix).and_then(|e| e.paths.iter().find(|path| path.source == id));
+            if let Some(path) = path.cloned() {
+                let refusal = self.refusal(id, &path.attributes);
+                if refusal != path.refusal {
+                    let stale = path.freshness == Freshness::Stale;
+                    self.put(id, prefix, Some(Path { refusal, ..path }));
+                    // `put` counts out what was there and knows new paths as fresh.
+                    if let Some(peer) = self.peers.get_mut(&id) {
+                        peer.stale += usize::from(stale);
+                    }
+                }
+            }
+            self.announce_again(prefix);
+        }
+    }
+
+    /// Drops what a peer told us, all of it.
+    pub(super) fn drop_routes(&mut self, id: PeerId) {
+        let prefixes = self.peers.get(&id).map(|peer| peer.prefixes.clone()).unwrap_or_default();
+        for prefix in prefixes {
+            self.put(id, prefix, None);
+        }
+    }
+
+    /// Drops what a peer told us of some families, or only what is stale of it.
+    pub(super) fn drop_where(&mut self, id: PeerId, drop: impl Fn(Family, Freshness) -> bool) {
+        let Some(peer) = self.peers.get(&id) else { return };
+        let goes = |prefix: &Prefix| {
+            let paths = self.table.entries.get(prefix).map(|entry| entry.paths.as_slice()).unwrap_or_default();
+            paths.iter().any(|path| path.source == id && drop(prefix.family(), path.freshness))
+        };
+        let prefixes: Vec<Prefix> = peer.prefixes.iter().copied().filter(goes).collect();
+        for prefix in prefixes {
+            self.put(id, prefix, None);
+        }
+    }
+
+    /// Marks all that a peer told us as stale (RFC 4724 section 4.2).
+    pub(super) fn mark_stale(&mut self, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        for prefix in &peer.prefixes {
+            let paths = self.table.entries.get_mut(prefix).map(|entry| entry.paths.as_mut_slice()).unwrap_or_default();
+            for path in paths.iter_mut().filter(|path| path.source == id) {
+                path.freshness = Freshness::Stale;
+            }
+        }
+        peer.stale = peer.prefixes.len();
+    }
+
+    /// How an Established peer is to be shown things.
+    fn view(&self, id: PeerId) -> Option<View> {
+        let peer = self.peers.get(&id)?;
+        let connection = peer.established()?;
+        let agreed = connection.agreed()?;
+        let config = &peer.config;
+        let addresses = [config.local_address, Some(connection.local)];
+        let v4 = addresses.iter().find_map(|a| match a {
+            Some(IpAddr::V4(address)) => Some(*address),
+            _ => None,
+        });
+        let v6 = addresses.iter().find_map(|a| match a {
+            Some(IpAddr::V6(address)) => Some(*address),
+            _ => None,
+        });
+        Some(View {
+            kind: match connection.kind() {
+                PeerKind::Internal => Kind::Internal(config.reflect.into()),
+                PeerKind::External => Kind::External(connection.local_asn()),
+            },
+            next_hop: config.next_hop.into(),
+            our_v4: config.next_hop_v4.or(v4),
+            our_v6: config.next_hop_v6.or(v6),
+            families: agreed.families.clone(),
+            width: agreed.width,
+        })
+    }
+
+    /// The group a peer is in.
+    pub(super) fn group_of(&self, id: PeerId) -> Option<&Group> {
+        self.groups.values().find(|group| group.members.contains(&id))
+    }
+
+    /// Puts an Established peer into the group it belongs to, and notes what it has to be told for that.
+    pub(super) fn regroup(&mut self, _now: std::time::Instant, id: PeerId) {
+        let Some(view) = self.view(id) else { return };
+        if self.group_of(id).is_some_and(|group| group.view == view) {
+            return;
+        }
+        // What its old group was about to tell it would be lost.
+        self.flush_groups();
+        let mut owed = self.leave_group(id);
+        self.join(id, view);
+        let Some(group) = self.group_of(id) else { return };
+        owed.extend(group.table().iter().filter(|(_, advert)| advert.from != id).map(|(prefix, _)| *prefix));
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.owed.prefixes.extend(owed);
+        }
+        self.lagging.insert(id);
+    }
+
+    fn join(&mut self, id: PeerId, view: View) {
+        let cluster_id = self.cluster_id();
+        let deferring = self.restart.is_deferring();
+        if let Some(group) = self.groups.get_mut(&view) {
+            group.members.insert(id);
+            return;
+        }
+        let mut group = Group::new(view.clone());
+        for (prefix, entry) in &self.table.entries {
+            let outcome = crate::rib::table::outcome(entry, &self.table.sources);
+            let Some(best) = outcome.best.filter(|(_, from)| !deferring || *from == PeerId::LOCAL) else { continue };
+            if let Ok(block) = group.block(&best, prefix.family(), (&self.table.sources, cluster_id)) {
+                group.set(*prefix, Some(Advert { block, from: best.1 }));
+            }
+        }
+        // Nobody is in it yet to be told.
+        group.flush();
+        group.members.insert(id);
+        self.groups.insert(view, group);
+    }
+
+    /// Takes a peer out of its group; what it was shown there.
+    pub(super) fn leave_group(&mut self, id: PeerId) -> Vec<Prefix> {
+        self.lagging.remove(&id);
+        let Some(view) = self.group_of(id).map(|group| group.view.clone()) else { return Vec::new() };
+        let Some(group) = self.groups.get_mut(&view) else { return Vec::new() };
+        let shown = Family::ALL.iter().flat_map(|family| group.prefixes_for(id, *family)).collect();
+        group.members.remove(&id);
+        if group.members.is_empty() {
+            self.groups.remove(&view);
+        }
+        shown
+    }
+
+    /// RFC 2918 section 4: everything again, without withdrawals.
+    pub(super) fn refresh(&mut self, id: PeerId, family: Family) {
+        self.flush_groups();
+        let Some(prefixes) = self.group_of(id).map(|group| group.prefixes_for(id, family).collect::<Vec<_>>()) else {
+            return;
+        };
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.owed.prefixes.extend(prefixes);
+            self.lagging.insert(id);
+        }
+    }
+
+    /// Makes the UPDATEs that are due.
+    pub(super) fn flush(&mut self) {
+        self.flush_groups();
+        let lagging: Vec<PeerId> = self.lagging.iter().copied().collect();
+        for id in lagging {
+            self.serve(id);
+        }
+    }
+
+    /// Sends what changed to all who keep up; for the others it is noted.
+    fn flush_groups(&mut self) {
+        for group in self.groups.values_mut().filter(|group| group.has_changes()) {
+            let mut keeping_up = Vec::new();
+            for id in &group.members {
+                let Some(peer) = self.peers.get_mut(id) else { continue };
+                let behind = peer.owed.congested.is_some() || !peer.owed.prefixes.is_empty();
+                match peer.established().map(|connection| connection.id) {
+                    Some(_) if behind => peer.owed.prefixes.extend(group.changed_prefixes()),
+                    Some(conn) => keeping_up.push((*id, conn)),
+                    None => {}
+                }
+            }
+            for (to, messages) in group.flush() {
+                let concerned = |id: PeerId| match to {
+                    To::AllBut(other) => id != other,
+                    To::Only(only) => id == only,
+                };
+                for (id, conn) in keeping_up.iter().filter(|(id, _)| concerned(*id)) {
+                    send(&mut self.outputs, *conn, &messages);
+                    if let Some(peer) = self.peers.get_mut(id) {
+                        peer.counters.updates_out += messages.len() as u64;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends a lagging peer the next part of what it is owed, and End-of-RIB when that is all (RFC 4724 section 4.1).
+    fn serve(&mut self, id: PeerId) {
+        let may_end = self.restart.may_send_end_of_rib();
+        let group = self.groups.values().find(|group| group.members.contains(&id));
+        let (Some(group), Some(peer)) = (group, self.peers.get_mut(&id)) else {
+            self.lagging.remove(&id);
+            return;
+        };
+        let Some(conn) = peer.established().map(|connection| connection.id) else { return };
+        if peer.owed.congested.is_some() {
+            // `drained` puts it back.
+            self.lagging.remove(&id);
+            return;
+        }
+        let owed = &mut peer.owed.prefixes;
+        let rest = match owed.iter().nth(CHUNK).copied() {
+            Some(next) => owed.split_off(&next),
+            None => std::collections::BTreeSet::new(),
+        };
+        let messages = group.catch_up(id, std::mem::replace(owed, rest));
+        peer.counters.updates_out += messages.len() as u64;
+        send(&mut self.outputs, conn, &messages);
+        if !peer.owed.prefixes.is_empty() {
+            return;
+        }
+        self.lagging.remove(&id);
+        if may_end {
+            for family in std::mem::take(&mut peer.owed.end_of_rib) {
+                self.outputs.push_back(Output::Send { conn, bytes: end_of_rib(family).into() });
+            }
+        }
+    }
+
+    /// End-of-RIB may go out from now on: all who are owed one are served again.
+    pub(super) fn release_end_of_rib(&mut self) {
+        let owed = self.peers.iter().filter(|(_, peer)| !peer.owed.end_of_rib.is_empty());
+        self.lagging.extend(owed.map(|(id, _)| *id));
+    }
+}
+
+fn send(outputs: &mut std::collections::VecDeque<Output>, conn: crate::api::ConnId, messages: &[Bytes]) {
+    outputs.extend(messages.iter().map(|bytes| Output::Send { conn, bytes: bytes.clone() }));
+}

@@ -1,0 +1,174 @@
+//! Messages as octets (RFC 4271 section 4): framing, and one module for each message.
+//!
+//! Decoding never panics and never allocates more than a small multiple of what it was given. An error says where it is and
+//! what is to be done about it (RFC 7606): discard the attribute, treat the routes as withdrawn, or end the session.
+
+mod attribute;
+pub(crate) mod capability;
+mod cursor;
+mod encode;
+mod error;
+mod nlri;
+mod notification;
+pub(crate) mod open;
+pub(crate) mod update;
+
+pub(crate) use encode::{AsnWidth, AttributeBlock, end_of_rib, keepalive, pack_reach, pack_withdraw};
+pub(crate) use error::{Outcome, WireError};
+pub(crate) use notification::Notification;
+
+use cursor::Cursor;
+use lasthop_net::Family;
+
+/// Marker, length, type.
+pub(crate) const HEADER_LEN: usize = 19;
+/// The longest message without RFC 8654.
+pub(crate) const MAX_LEN: usize = 4096;
+/// The longest message with RFC 8654.
+pub(crate) const MAX_EXTENDED_LEN: usize = 65535;
+
+/// Message types.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MessageType {
+    Open = 1,
+    Update = 2,
+    Notification = 3,
+    Keepalive = 4,
+    RouteRefresh = 5,
+}
+
+/// AFI of a family (RFC 4760); the SAFI is always 1, unicast.
+pub(crate) fn afi(family: Family) -> u16 {
+    match family {
+        Family::V4 => 1,
+        Family::V6 => 2,
+    }
+}
+
+/// The family of an AFI and SAFI, if it is one of ours.
+pub(crate) fn family_of(afi: u16, safi: u8) -> Option<Family> {
+    match (afi, safi) {
+        (1, 1) => Some(Family::V4),
+        (2, 1) => Some(Family::V6),
+        _ => None,
+    }
+}
+
+/// Puts a header before a body that fits.
+pub(crate) fn frame(kind: MessageType, body: &[u8]) -> Vec<u8> {
+    let mut message = Vec::with_capacity(HEADER_LEN + body.len());
+    message.extend([0xff; 16]);
+    let len = u16::try_from(HEADER_LEN + body.len()).unwrap_or(u16::MAX);
+    message.extend(len.to_be_bytes());
+    message.push(kind as u8);
+    message.extend(body);
+    message
+}
+
+/// What [`split`] found at the start of a buffer.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Framed<'a> {
+    /// A whole message: its type, its body, and how many octets it took.
+    Message(MessageType, &'a [u8], usize),
+    /// Not all of it is here.
+    Partial,
+}
+
+/// Takes one message off the buffer (RFC 4271 section 6.1).
+pub(crate) fn split(buffer: &[u8], max: usize) -> Result<Framed<'_>, WireError> {
+    let mut cursor = Cursor::new(buffer, 0);
+    let Ok(marker) = cursor.array::<16>() else {
+        // Whatever there is of a marker must be right: else we would wait for octets that never come.
+        let good = buffer.iter().all(|octet| *octet == 0xff);
+        return if good { Ok(Framed::Partial) } else { Err(not_synchronized()) };
+    };
+    if marker != [0xff; 16] {
+        return Err(not_synchronized());
+    }
+    let (Ok(len), Ok(kind)) = (cursor.u16(), cursor.u8()) else { return Ok(Framed::Partial) };
+    let bad_length = || {
+        WireError::reset(16, "header", format!("length {len} is wrong for this message"), ((1, 2), len.to_be_bytes()))
+    };
+    let total = usize::from(len);
+    if total < HEADER_LEN || total > max {
+        return Err(bad_length());
+    }
+    let (kind, possible) = match kind {
+        1 => (MessageType::Open, 29..=MAX_LEN),
+        2 => (MessageType::Update, 23..=max),
+        3 => (MessageType::Notification, 21..=max),
+        4 => (MessageType::Keepalive, 19..=19),
+        5 => (MessageType::RouteRefresh, 23..=max),
+        other => return Err(WireError::reset(18, "header", format!("no message type {other}"), ((1, 3), [other]))),
+    };
+    if !possible.contains(&total) {
+        return Err(bad_length());
+    }
+    match buffer.get(HEADER_LEN..total) {
+        Some(body) => Ok(Framed::Message(kind, body, total)),
+        None => Ok(Framed::Partial),
+    }
+}
+
+fn not_synchronized() -> WireError {
+    WireError::reset(0, "header", "the marker is not all ones".to_owned(), ((1, 1), []))
+}
+
+/// The family a ROUTE-REFRESH asks for (RFC 2918); `None` if it is to be ignored (unknown family or subtype).
+pub(crate) fn parse_route_refresh(body: &[u8]) -> Option<Family> {
+    let mut cursor = Cursor::new(body, HEADER_LEN);
+    let (afi, subtype, safi) = (cursor.u16().ok()?, cursor.u8().ok()?, cursor.u8().ok()?);
+    // Subtypes 1 and 2 are RFC 7313, 3 and up RFC 5291's ORF; neither is negotiated.
+    (subtype == 0 && cursor.is_empty()).then(|| family_of(afi, safi))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn framing_errors_name_code_subcode_and_data() {
+        let message = |len: u16, kind: u8| {
+            let mut bytes = vec![0xff; 16];
+            bytes.extend(len.to_be_bytes());
+            bytes.push(kind);
+            bytes.resize(usize::from(len).max(19), 0);
+            bytes
+        };
+        for (len, kind, expect) in [
+            (18, 4, (1, 2, vec![0, 18])),
+            (4097, 2, (1, 2, vec![0x10, 1])),
+            (20, 4, (1, 2, vec![0, 20])),
+            (28, 1, (1, 2, vec![0, 28])),
+            (22, 2, (1, 2, vec![0, 22])),
+            (20, 3, (1, 2, vec![0, 20])),
+            (19, 9, (1, 3, vec![9])),
+        ] {
+            let bytes = message(len, kind);
+            let error = split(&bytes, MAX_LEN).unwrap_err();
+            let Outcome::Reset(n) = error.outcome else { panic!("{error}") };
+            assert_eq!((n.code, n.subcode, n.data), expect);
+        }
+        let mut bad = message(19, 4);
+        bad[3] = 0;
+        assert!(matches!(split(&bad, MAX_LEN), Err(WireError { offset: 0, .. })));
+        assert!(split(&bad[..5], MAX_LEN).is_err(), "a wrong marker is noticed before the header is complete");
+    }
+
+    #[test]
+    fn a_message_cut_anywhere_waits_for_the_rest() {
+        let message = keepalive();
+        for cut in 0..message.len() {
+            assert_eq!(split(&message[..cut], MAX_LEN).unwrap(), Framed::Partial);
+        }
+        assert_eq!(split(&message, MAX_LEN).unwrap(), Framed::Message(MessageType::Keepalive, &[], 19));
+    }
+
+    #[test]
+    fn route_refresh_for_an_unknown_family_is_ignored() {
+        assert_eq!(parse_route_refresh(&[0, 1, 0, 1]), Some(Family::V4));
+        assert_eq!(parse_route_refresh(&[0, 2, 0, 1]), Some(Family::V6));
+        assert_eq!(parse_route_refresh(&[0x40, 4, 0, 1]), None);
+        assert_eq!(parse_route_refresh(&[0, 1, 1, 1]), None, "BoRR, which was not negotiated");
+    }
+}
