@@ -84,3 +84,34 @@ fn leads_to(table: &[ShownRoute], host: &Host, at: &Host, address: IpAddr) -> bo
     let far = at.addresses.iter().copied().find(|a| Family::of(*a) == Family::of(address));
     route.gateway.is_some() && route.gateway == far
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_must_lead_to_where_it_is() {
+        let topology = crate::builtin::builtin("reference").unwrap().unwrap();
+        let host = |name: &str| topology.host(name).unwrap();
+        let route = |prefix: &str, gateway: Option<&str>, link: &str| ShownRoute {
+            prefix: prefix.parse().unwrap(),
+            gateway: gateway.map(|gateway| gateway.parse().unwrap()),
+            link: link.to_owned(),
+            flags: 1,
+            metric: 0,
+        };
+        let address: IpAddr = "10.65.0.21".parse().unwrap();
+        let leg = route("10.65.0.0/16", None, "ns-db03ab89-b4");
+        for (routes, at, expect) in [
+            (vec![route("10.65.0.21/32", Some("172.18.203.126"), "eth0")], "compute-2", true),
+            (vec![leg.clone(), route("10.65.0.0/26", Some("172.18.203.126"), "eth0")], "compute-2", true),
+            (vec![route("10.65.0.21/32", Some("172.18.203.129"), "eth0")], "compute-2", false),
+            (vec![leg.clone()], "compute-2", false),
+            (vec![leg], "compute-1", false),
+            (vec![route("10.65.0.21/32", None, "lh1")], "compute-1", true),
+            (vec![], "compute-2", false),
+        ] {
+            assert_eq!(leads_to(&routes, host("compute-1"), host(at), address), expect, "{at}: {routes:?}");
+        }
+    }
+}
