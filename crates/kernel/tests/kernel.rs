@@ -58,6 +58,9 @@ fn what_is_desired_is_in_force() {
         let learned = kernel.learned_routes();
         assert_eq!(learned[&prefix("10.65.2.0/26")].len(), 2);
         assert_eq!(learned.len(), 3);
+        assert!(host.sh("tc filter show dev lh1 ingress").contains("lasthop_arp:"));
+        assert!(host.sh("nft list set inet lasthop sources4").contains("10.65.0.3"));
+        assert!(!kernel.drops().is_empty());
     });
 }
 
@@ -183,7 +186,7 @@ fn tampering_is_noticed_and_put_right() {
         let mut kernel = host.kernel();
         let wanted = two_workloads();
         settle(&mut kernel, &wanted);
-        let look = "ip route; ip -6 route; ip nexthop; ip neigh show nud permanent | sort";
+        let look = "ip route; ip -6 route; ip nexthop; ip neigh show nud permanent | sort; nft list table inet lasthop | sed 's/counter packets [0-9]* bytes [0-9]*//'; tc filter show dev lh1 ingress | sed 's/id [0-9]*//'";
         let before = host.sh(look);
         let cases = [
             ("ip route del 10.65.0.2", "route 10.65.0.2/32"),             // F3
@@ -210,6 +213,10 @@ fn tampering_is_noticed_and_put_right() {
             ("sysctl -w net.ipv4.conf.lh1.proxy_arp=0", "setting net/ipv4/conf/lh1/proxy_arp"), // F7
             ("sysctl -w net.ipv4.ip_forward=0", "setting net/ipv4/ip_forward"),
             ("sysctl -w net.ipv6.conf.all.forwarding=0", "setting net/ipv6/conf/all/forwarding"),
+            ("tc filter del dev lh1 ingress", "ARP responder on lh1"),
+            ("tc qdisc del dev lh2 clsact", "ARP responder on lh2"),
+            ("nft delete table inet lasthop", "nftables table inet lasthop"),
+            ("nft delete element inet lasthop sources4 '{ \"lh1\" . 10.65.0.2 }'", "nftables table inet lasthop"),
             ("ip addr add 10.9.9.9/32 dev lh1; ip addr del 10.9.9.9/32 dev lh1", "route 10.65.0.2/32"),
         ];
         for (command, expect) in cases {
@@ -389,7 +396,9 @@ fn taking_everything_away_leaves_the_host_as_it_was() {
     host.workload("lh2");
     host.sh("ip route add 192.0.2.0/24 dev lo proto static; ip route add 10.65.0.0/16 via 172.31.0.3 proto 99; ip rule add from 10.9.9.9 table 99; ip neigh add 172.31.0.7 lladdr 02:00:00:00:00:07 nud permanent dev eth0");
     let look = "ip route; ip -6 route; ip rule; ip -6 rule; ip nexthop; ip neigh; sysctl -a -r '^net.ipv[46].(conf|neigh|ip_forward|nexthop)' | grep -v hash_seed";
-    let links = "ip -o link | sed 's/link.ether [^ ]*//'";
+    host.sh("nft add table inet foreign; nft add chain inet foreign c '{type filter hook forward priority 5;}'");
+    let links =
+        "ip -o link | sed 's/link.ether [^ ]*//'; nft list ruleset; for l in lh1 lh2; do tc qdisc show dev $l; done";
     let before = (host.sh(look), host.sh(links));
     host.scratch.run(|| sync(&mut host.kernel(), &two_workloads(), Everything::Yes));
     assert_ne!(host.sh(look), before.0);

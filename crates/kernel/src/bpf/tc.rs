@@ -124,11 +124,14 @@ fn read_digest(name: &str) -> Option<u64> {
 #[must_use]
 pub fn touched_link(message: Received<'_>) -> Option<IfIndex> {
     let index = || message.payload.get(4..8).and_then(|b| b.try_into().ok()).map(u32::from_ne_bytes).map(IfIndex);
+    let attributes = message.attributes(FIXED);
     match message.kind {
+        // All filters of a kind and priority at once: the notification does not name them (tfilter_notify_chain).
+        libc::RTM_DELTFILTER if attributes.get(OPTIONS).is_none() && attributes.get(KIND)?.str()? == "bpf" => index(),
         libc::RTM_NEWTFILTER | libc::RTM_DELTFILTER => {
             read_filter(message).filter(|(_, _, name)| name.starts_with(NAME)).map(|(index, ..)| index)
         }
-        libc::RTM_DELQDISC if message.attributes(FIXED).get(KIND)?.str()? == "clsact" => index(),
+        libc::RTM_DELQDISC if attributes.get(KIND)?.str()? == "clsact" => index(),
         _ => None,
     }
 }

@@ -31,6 +31,8 @@ pub enum KernelEvent {
     Address(IfName),
     /// A policy rule came or went.
     Rule,
+    /// A link's ARP and ND responder was changed or taken away.
+    Responder(IfName),
     /// Our nftables table was changed.
     Nft,
     /// Announcements were lost: read everything back.
@@ -45,6 +47,7 @@ impl KernelEvent {
             Self::Route(prefix) => Some(format!("route {prefix}")),
             Self::Neighbour(link, address) => Some(format!("neighbour {address} on {link}")),
             Self::Setting(setting) => Some(format!("setting {}", setting.0)),
+            Self::Responder(link) => Some(format!("ARP responder on {link}")),
             Self::Nft => Some("nftables table inet lasthop".to_owned()),
             Self::Link { .. } | Self::Address(_) | Self::Rule | Self::Overrun => None,
         }
@@ -79,6 +82,7 @@ impl Kernel {
             }
         }
         self.settle(&mut lost);
+        self.take_in_guard();
         if std::mem::take(&mut self.reread_routes) {
             match self.routes.read_back() {
                 Ok(changed) => self.queue.extend(changed.into_iter().map(KernelEvent::Route)),
@@ -131,6 +135,9 @@ impl Kernel {
                 self.queue.push_back(KernelEvent::Rule);
             }
             libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH => self.note_neighbour(message),
+            libc::RTM_NEWTFILTER | libc::RTM_DELTFILTER | libc::RTM_DELQDISC => {
+                self.queue.extend(self.guards.observe(message, &self.links).map(KernelEvent::Responder));
+            }
             libc::RTM_NEWNETCONF => self.note_settings(message),
             _ => {}
         }
@@ -139,15 +146,21 @@ impl Kernel {
     /// A link came, went or changed.
     pub(super) fn note_link(&mut self, name: &IfName, change: LinkChange) {
         self.marks.recheck([name.clone()]);
+        self.guards.recheck([name.clone()]);
         match change {
             // Neighbour entries, too, go when a link goes down (neigh_ifdown).
             LinkChange::Down | LinkChange::MacChanged => self.forget_neighbours(name),
             LinkChange::Gone => {
+                self.guards.forget_link(name);
                 self.forget_neighbours(name);
                 self.forget_settings(name);
             }
-            LinkChange::Renamed => self.forget_settings(name),
+            LinkChange::Renamed => {
+                self.guards.forget_link(name);
+                self.forget_settings(name);
+            }
             LinkChange::Appeared => {
+                self.guards.forget_link(name);
                 self.forget_neighbours(name);
                 self.forget_settings(name);
                 self.link_usable(name);

@@ -6,6 +6,7 @@
 //! table whatever that pass's scope is, so after [`Kernel::drain_events`] passes over nothing put everything right.
 
 mod events;
+mod guard;
 mod poll;
 mod watch;
 
@@ -19,6 +20,7 @@ use crate::netlink::{Message, Protocol, Socket};
 use crate::reconcile::{Outcome, Pending, Reconciler, Scope, Want};
 use crate::routes::{NextHop, OwnRoute, RTM_DELNEXTHOP, RouteEntry, Routes, Shape};
 use crate::settings::{self, Settings};
+use guard::Guards;
 use lasthop_compute::{Desired, Link, Sysctl};
 use lasthop_net::{IfName, Prefix};
 use nix::errno::Errno;
@@ -46,6 +48,7 @@ pub struct Kernel {
     neighbours: Reconciler<Neighbours>,
     settings: Reconciler<Settings>,
     routes: Routes,
+    guards: Guards,
     /// What waits for a link to come.
     waiting: BTreeMap<IfName, Waiting>,
     /// Routes may have gone without a word.
@@ -70,8 +73,10 @@ impl Kernel {
     pub fn open(config: &KernelConfig) -> Result<Self, Error> {
         let mut socket = Socket::open(Protocol::Route)?;
         may_configure(&mut socket)?;
+        let guards = Guards::open()?;
         Ok(Self {
-            watch: Watch::open()?,
+            watch: Watch::open(guards.watch())?,
+            guards,
             queue: VecDeque::new(),
             socket,
             links: Links::default(),
@@ -100,6 +105,7 @@ impl Kernel {
         let settings = self.settings.read_back()?;
         self.settings.table_ref().tidy()?;
         let routes = self.routes.read_back()?;
+        let responders = self.guards.read_back()?;
         if first {
             // Nothing was known, so nothing is news.
             self.queue.clear();
@@ -107,6 +113,7 @@ impl Kernel {
             self.queue.extend(neighbours.into_iter().map(|(link, address)| KernelEvent::Neighbour(link, address)));
             self.queue.extend(settings.into_iter().map(KernelEvent::Setting));
             self.queue.extend(routes.into_iter().map(KernelEvent::Route));
+            self.queue.extend(responders.into_iter().map(KernelEvent::Responder));
         }
         Ok(())
     }
@@ -165,7 +172,7 @@ impl Kernel {
         learned.filter(|(_, gateways)| !gateways.is_empty()).collect()
     }
 
-    /// Marks workload links, gives them their MAC and brings them up.
+    /// Hangs the responder on workload links, marks them, gives them their MAC and brings them up.
     pub fn sync_links(&mut self, desired: &Desired, scope: Scope<'_, IfName>) -> Outcome<IfName> {
         self.take_in();
         let mut keys = match scope {
@@ -176,12 +183,13 @@ impl Kernel {
             Scope::Keys(keys) => keys.clone(),
         };
         keys.append(&mut self.marks.take_due());
+        let responders = self.guards.sync_responders(desired, &self.links, scope);
         for name in &keys {
             let ours = |link: &&LinkState| link.is_marked() || desired.links.contains_key(name);
             self.marks.observe(name.clone(), self.links.get(name).filter(ours).map(Mark::of));
         }
         let links = &self.links;
-        let outcome = self.marks.sync_keys(keys, |name| {
+        let mut outcome = self.marks.sync_keys(keys, |name| {
             let Some(wanted) = desired.links.get(name) else { return Want::Nothing };
             let Some(link) = links.get(name) else { return Want::Pending(Pending::LinkAbsent(name.clone())) };
             Want::Value(Mark {
@@ -192,6 +200,11 @@ impl Kernel {
             })
         });
         self.adopt_marks(&outcome);
+        outcome.writes += responders.writes;
+        for (name, error) in responders.failed {
+            outcome.done.remove(&name);
+            outcome.failed.entry(name).or_insert(error);
+        }
         outcome
     }
 
@@ -308,6 +321,9 @@ impl Kernel {
         );
         let links = self.sync_links(&nothing, Scope::All);
         left.extend(links.failed.into_iter().map(|(key, error)| format!("link {key}: {error}")));
+        if let Err(error) = self.remove_guard() {
+            left.push(error.to_string());
+        }
         let settings = self.sync_sysctls(&nothing, Scope::All);
         left.extend(settings.failed.into_iter().map(|(key, error)| format!("setting {}: {error}", key.0)));
         if let Err(error) = self.settings.table_ref().tidy() {

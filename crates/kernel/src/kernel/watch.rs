@@ -3,10 +3,10 @@
 use super::poll;
 use crate::Error;
 use crate::netlink::{Protocol, Replies, Socket};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// include/uapi/linux/rtnetlink.h: link, neighbour, addresses, routes, rules, netconf, next hop.
-const GROUPS: [u32; 11] = [1, 3, 5, 7, 8, 9, 11, 19, 24, 25, 32];
+/// include/uapi/linux/rtnetlink.h: link, neighbour, tc, addresses, routes, rules, netconf, next hop.
+const GROUPS: [u32; 12] = [1, 3, 4, 5, 7, 8, 9, 11, 19, 24, 25, 32];
 
 /// Hears what is announced.
 #[derive(Debug)]
@@ -16,13 +16,14 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn open() -> Result<Self, Error> {
+    /// Listens from now on; `also` is watched by the same file.
+    pub(super) fn open(also: BorrowedFd<'_>) -> Result<Self, Error> {
         let mut route = Socket::open(Protocol::Route)?;
         for group in GROUPS {
             route.join(group)?;
         }
         let failed = |errno| Error::system("watch netlink sockets", errno);
-        let file = poll::readable_when_any(&[route.as_fd()]).map_err(failed)?;
+        let file = poll::readable_when_any(&[route.as_fd(), also]).map_err(failed)?;
         Ok(Self { route, file })
     }
 

@@ -25,7 +25,7 @@ use foreign::Foreign;
 use lasthop_compute::{Desired, Route};
 use lasthop_net::{IfIndex, IfName, Metric, Prefix, RouteProtocol, TableId};
 use nexthop::NextHopTable;
-use sets::Sets;
+use sets::{InPlace, Sets};
 use std::collections::{BTreeMap, BTreeSet};
 use table::RouteTable;
 
@@ -166,7 +166,8 @@ impl Routes {
             Shape::Via { next_hop } => Some(next_hop),
             _ => None,
         };
-        self.sets.number(self.hops.actual(), &self.hops.table_ref().taken, through);
+        let there = InPlace { ours: self.hops.actual(), taken: &self.hops.table_ref().taken };
+        self.sets.number(there, through);
     }
 
     /// Writes the next hop objects that are wanted. Gives those that are not, to be removed after the routes.

@@ -37,6 +37,15 @@ enum Owner {
     Set(SetId),
 }
 
+/// Objects that are there.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct InPlace<'a> {
+    /// Ours, with what they hold.
+    pub(super) ours: &'a BTreeMap<u32, NextHop>,
+    /// Numbers of our range that someone else uses.
+    pub(super) taken: &'a BTreeSet<u32>,
+}
+
 /// Next hops, sets of them, and which route uses which.
 #[derive(Debug, Default)]
 pub(super) struct Sets {
@@ -164,30 +173,25 @@ impl Sets {
 
     /// Gives every new set its objects: those in place that hold what is wanted, or new ones. `through` tells the object
     /// that a prefix's route goes through now.
-    pub(super) fn number(
-        &mut self,
-        actual: &BTreeMap<u32, NextHop>,
-        taken: &BTreeSet<u32>,
-        through: impl Fn(&Prefix) -> Option<u32>,
-    ) {
+    pub(super) fn number(&mut self, there: InPlace<'_>, through: impl Fn(&Prefix) -> Option<u32>) {
         for number in std::mem::take(&mut self.fresh) {
             let Some(set) = self.sets.get(&number) else { continue };
             let members: Vec<IpAddr> = set.members.iter().copied().collect();
             let mut hints: BTreeSet<u32> = set.users.iter().filter_map(&through).collect();
             let is_group = members.len() > 1;
             if is_group {
-                let of_group = |id: &u32| match actual.get(id) {
+                let of_group = |id: &u32| match there.ours.get(id) {
                     Some(NextHop::Group(ids)) => ids.clone(),
                     _ => BTreeSet::new(),
                 };
                 hints = hints.iter().flat_map(of_group).chain(hints.iter().copied()).collect();
             }
             for member in members {
-                self.number_hop(member, &hints, actual, taken);
+                self.number_hop(member, &hints, there);
             }
             if is_group {
                 let want = self.group(number);
-                let id = self.choose(&hints, want.as_ref(), actual, taken);
+                let id = self.choose(&hints, want.as_ref(), there);
                 self.owners.insert(id, Owner::Set(number));
                 self.touched.insert(id);
                 if let Some(set) = self.sets.get_mut(&number) {
@@ -197,16 +201,10 @@ impl Sets {
         }
     }
 
-    fn number_hop(
-        &mut self,
-        address: IpAddr,
-        hints: &BTreeSet<u32>,
-        actual: &BTreeMap<u32, NextHop>,
-        taken: &BTreeSet<u32>,
-    ) {
+    fn number_hop(&mut self, address: IpAddr, hints: &BTreeSet<u32>, there: InPlace<'_>) {
         let Some(hop) = self.hops.get(&address).filter(|hop| hop.id.is_none()) else { return };
         let want = hop.egress.as_ref().ok().map(|egress| NextHop::Single(*egress));
-        let id = self.choose(hints, want.as_ref(), actual, taken);
+        let id = self.choose(hints, want.as_ref(), there);
         self.owners.insert(id, Owner::Hop(address));
         self.touched.insert(id);
         if let Some(hop) = self.hops.get_mut(&address) {
@@ -215,14 +213,8 @@ impl Sets {
     }
 
     /// An object among `hints` that nobody owns and that holds `want`, else an unused number.
-    fn choose(
-        &mut self,
-        hints: &BTreeSet<u32>,
-        want: Option<&NextHop>,
-        actual: &BTreeMap<u32, NextHop>,
-        taken: &BTreeSet<u32>,
-    ) -> u32 {
-        let fits = |id: &&u32| !self.owners.contains_key(id) && want.is_some() && actual.get(id) == want;
+    fn choose(&mut self, hints: &BTreeSet<u32>, want: Option<&NextHop>, there: InPlace<'_>) -> u32 {
+        let fits = |id: &&u32| !self.owners.contains_key(id) && want.is_some() && there.ours.get(id) == want;
         if let Some(id) = hints.iter().find(fits) {
             return *id;
         }
@@ -230,7 +222,7 @@ impl Sets {
         loop {
             let id = IDS.start() + self.next_id % span;
             self.next_id = self.next_id.wrapping_add(1);
-            if !self.owners.contains_key(&id) && !actual.contains_key(&id) && !taken.contains(&id) {
+            if !self.owners.contains_key(&id) && !there.ours.contains_key(&id) && !there.taken.contains(&id) {
                 return id;
             }
         }

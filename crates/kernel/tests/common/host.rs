@@ -1,7 +1,7 @@
 //! A host in a namespace: an underlay link `eth0`, workload links, and the kernel driver on it.
 
 use super::{Scratch, name, prefix};
-use lasthop_compute::{Desired, Link, Route, Sysctl};
+use lasthop_compute::{Desired, Link, Route, Source, Sysctl};
 use lasthop_kernel::link::{self, AddressSpec, Change, VethSpec};
 use lasthop_kernel::netlink::{Protocol, Socket};
 use lasthop_kernel::reconcile::Scope;
@@ -80,6 +80,7 @@ pub struct Wanted(pub Desired);
 impl Wanted {
     pub fn workload(mut self, link: &str, addresses: &[&str], mac: &str) -> Self {
         let mac: Mac = mac.parse().unwrap();
+        self.0.guard.link_prefixes.insert("lh".to_owned());
         let key = EndpointKey { namespace: "default".to_owned(), name: format!("w-{link}") };
         let host_mac = Some(Mac([0xee; 6]));
         self.0.links.insert(name(link), Link { endpoint: key, host_mac });
@@ -87,6 +88,7 @@ impl Wanted {
             let address: IpAddr = address.parse().unwrap();
             self.0.routes.insert(address.into(), Route::Direct { link: name(link) });
             self.0.neighbours.insert((name(link), address), mac);
+            self.0.sources.insert(Source { link: name(link), prefix: address.into() });
         }
         for setting in ["ipv4/conf/LINK/proxy_arp", "ipv4/conf/LINK/forwarding", "ipv6/conf/LINK/proxy_ndp"] {
             self.0.sysctls.insert(Sysctl(format!("net/{}", setting.replace("LINK", link))), "1".to_owned());
@@ -131,6 +133,13 @@ pub fn sync(kernel: &mut Kernel, wanted: &Wanted, everything: Everything) -> Pas
             pass.pending.extend(outcome.pending.iter().map(|(key, why)| format!("{key:?}: {why}")));
         };
     }
+    if everything == Everything::Yes || !kernel.is_guarded() {
+        let outcome = kernel.sync_skeleton(&wanted.0);
+        pass.writes += outcome.writes;
+        pass.failed.extend(outcome.failed.values().map(ToString::to_string));
+    }
+    run!(sync_sources);
+    run!(sync_endpoints);
     run!(sync_sysctls);
     run!(sync_links);
     run!(sync_neighbours);

@@ -17,6 +17,12 @@ fn set(hops: &[u8]) -> BTreeSet<IpAddr> {
     hops.iter().map(|n| ip(*n)).collect()
 }
 
+fn nothing() -> InPlace<'static> {
+    static OURS: BTreeMap<u32, NextHop> = BTreeMap::new();
+    static TAKEN: BTreeSet<u32> = BTreeSet::new();
+    InPlace { ours: &OURS, taken: &TAKEN }
+}
+
 /// What the kernel would hold after writing all that is wanted.
 fn written(sets: &mut Sets, mut actual: BTreeMap<u32, NextHop>) -> BTreeMap<u32, NextHop> {
     for id in sets.take_touched() {
@@ -38,7 +44,7 @@ fn routes_with_the_same_next_hops_share_an_object() {
     assert_eq!(sets.fresh_hops(), set(&[2, 3]));
     assert_eq!(sets.set_egress(ip(2), Ok(egress(2))).len(), 4);
     assert_eq!(sets.object(prefix(4)).unwrap(), sets.object(prefix(4)).unwrap());
-    sets.number(&BTreeMap::new(), &BTreeSet::new(), |_| None);
+    sets.number(nothing(), |_| None);
     let object = |sets: &Sets, n| sets.object(prefix(n)).unwrap().unwrap();
     assert_eq!(object(&sets, 1), object(&sets, 3));
     assert_ne!(object(&sets, 1), object(&sets, 4));
@@ -62,7 +68,7 @@ fn an_object_without_users_is_given_up() {
     let mut sets = Sets::default();
     sets.assign(prefix(1), Some(&set(&[2])));
     sets.set_egress(ip(2), Ok(egress(2)));
-    sets.number(&BTreeMap::new(), &BTreeSet::new(), |_| None);
+    sets.number(nothing(), |_| None);
     let actual = written(&mut sets, BTreeMap::new());
     sets.assign(prefix(1), Some(&set(&[3])));
     assert!(!sets.is_owned(*actual.keys().next().unwrap()));
@@ -93,7 +99,8 @@ fn objects_in_place_are_taken_over_by_what_they_hold() {
         sets.set_egress(ip(hop), behind.clone());
     }
     sets.set_egress(ip(4), Ok(egress(4)));
-    sets.number(&actual, &[first + 4].into(), |prefix| routes.get(prefix).copied());
+    let taken = [first + 4].into();
+    sets.number(InPlace { ours: &actual, taken: &taken }, |prefix| routes.get(prefix).copied());
     for n in 1..=3 {
         assert_eq!(sets.object(prefix(n)).unwrap().unwrap(), routes[&prefix(n)], "route {n}");
         assert_eq!(sets.content(routes[&prefix(n)]).as_ref(), actual.get(&routes[&prefix(n)]));

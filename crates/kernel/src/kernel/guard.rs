@@ -1,0 +1,219 @@
+//! What stands between workloads and everything else: the nftables table, and the responder on each link.
+
+use super::{Kernel, KernelEvent};
+use crate::bpf::{Responder, Responders};
+use crate::link::Links;
+use crate::netlink::{Message, Protocol, Socket};
+use crate::nft::{self, Nft};
+use crate::reconcile::{Outcome, Pending, Reconciler, Scope, Want};
+use crate::{Error, netlink::Received};
+use lasthop_compute::{Desired, Source};
+use lasthop_net::{Family, IfName, Prefix};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Mutex, PoisonError};
+
+/// `NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETTABLE`, `NFPROTO_INET`, `NFTA_TABLE_NAME`.
+const GET_TABLE: u16 = 10 << 8 | 1;
+const INET: u8 = 1;
+const TABLE_NAME: u16 = 1;
+
+/// The guard of one network namespace.
+#[derive(Debug)]
+pub(super) struct Guards {
+    nft: Nft,
+    watch: nft::Watch,
+    /// For counting only, so that it can be done in between.
+    counters: Mutex<Nft>,
+    responders: Reconciler<Responders>,
+    /// Links that may send and receive, as last told.
+    endpoints: BTreeSet<IfName>,
+    state: Guarded,
+}
+
+/// Whether workload links are guarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Guarded {
+    /// Our table is there.
+    Yes,
+    /// It is not, or it is not known.
+    No,
+}
+
+impl Guards {
+    pub(super) fn open() -> Result<Self, Error> {
+        Ok(Self {
+            nft: Nft::open()?,
+            watch: nft::Watch::open()?,
+            counters: Mutex::new(Nft::open()?),
+            responders: Reconciler::new(Responders::open()?),
+            endpoints: BTreeSet::new(),
+            state: Guarded::No,
+        })
+    }
+
+    pub(super) fn watch(&self) -> BorrowedFd<'_> {
+        self.watch.as_fd()
+    }
+
+    /// Reads everything. Gives the links whose responder is not as we knew it.
+    pub(super) fn read_back(&mut self) -> Result<BTreeSet<IfName>, Error> {
+        self.read_table()?;
+        self.responders.read_back()
+    }
+
+    fn read_table(&mut self) -> Result<(), Error> {
+        self.nft.read_back()?;
+        let mut request = Message::new(GET_TABLE, 0).fixed(&[INET, 0, 0, 0]);
+        request.put_str(TABLE_NAME, nft::TABLE);
+        let found = Socket::open(Protocol::Netfilter)?.request(&request, "look for our nftables table");
+        self.state = if found.is_ok() { Guarded::Yes } else { Guarded::No };
+        match found {
+            Err(error) if !error.is_absent() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether somebody else has changed our table; then it is read.
+    pub(super) fn is_touched(&mut self) -> Result<bool, Error> {
+        let touched = self.watch.touched(&self.nft.ports())?;
+        if touched {
+            self.read_table()?;
+        }
+        Ok(touched)
+    }
+
+    /// A link is gone or another one, and its responder with it.
+    pub(super) fn forget_link(&mut self, name: &IfName) {
+        self.responders.observe(name.clone(), None);
+    }
+
+    /// Looks at a link's responder in the next pass.
+    pub(super) fn recheck(&mut self, names: impl IntoIterator<Item = IfName>) {
+        self.responders.recheck(names);
+    }
+
+    /// Takes in a tc announcement; the link whose responder somebody took away or changed.
+    pub(super) fn observe(&mut self, message: Received<'_>, links: &Links) -> Option<IfName> {
+        if message.port == self.responders.table_ref().port() {
+            return None;
+        }
+        let name = links.name(crate::bpf::touched_link(message)?)?.clone();
+        self.responders.observe(name.clone(), None).then_some(name)
+    }
+
+    /// Hangs responders on links, before they are brought up.
+    pub(super) fn sync_responders(
+        &mut self,
+        desired: &Desired,
+        links: &Links,
+        scope: Scope<'_, IfName>,
+    ) -> Outcome<IfName> {
+        let want = |name: &IfName| {
+            let Some(wanted) = desired.links.get(name) else { return Want::Nothing };
+            let Some(link) = links.get(name) else { return Want::Pending(Pending::LinkAbsent(name.clone())) };
+            let Some(mac) = wanted.host_mac.or(link.mac) else { return Want::Nothing };
+            match Responder::new(mac, &own_addresses(name, desired)) {
+                Ok(responder) => Want::Value(responder),
+                Err(error) => {
+                    tracing::warn!(link = %name, %error, "no ARP responder");
+                    Want::Nothing
+                }
+            }
+        };
+        match scope {
+            Scope::All => self.responders.sync_all(desired.links.keys().cloned().collect(), want),
+            Scope::Keys(keys) => self.responders.sync_keys(keys.clone(), want),
+        }
+    }
+}
+
+/// The addresses that a link's workload may send from.
+fn own_addresses(link: &IfName, desired: &Desired) -> BTreeSet<IpAddr> {
+    let first = Source { link: link.clone(), prefix: Prefix::default_route(Family::V4) };
+    let of_link = desired.sources.range(first..).take_while(|source| source.link == *link);
+    of_link.filter(|source| source.prefix.is_host()).map(|source| source.prefix.address()).collect()
+}
+
+impl Kernel {
+    /// Whether our nftables table is there, as far as we know: workload links pass nothing that it does not allow.
+    #[must_use]
+    pub fn is_guarded(&self) -> bool {
+        self.guards.state == Guarded::Yes
+    }
+
+    /// Makes the guard itself: chains, rules and fixed sets, in one transaction. The one key is the table's name.
+    pub fn sync_skeleton(&mut self, desired: &Desired) -> Outcome<String> {
+        self.take_in();
+        let key = format!("table inet {}", nft::TABLE);
+        let mut outcome = Outcome::default();
+        match self.guards.nft.sync_skeleton(&desired.guard, &desired.nat) {
+            Ok(report) => {
+                for change in &report.changes {
+                    tracing::debug!(%change, "guard");
+                }
+                outcome.writes = report.changes.len();
+                outcome.done.insert(key);
+                self.guards.state = Guarded::Yes;
+            }
+            Err(error) => {
+                outcome.failed.insert(key, error);
+            }
+        }
+        outcome
+    }
+
+    /// Keeps the sources that links may use.
+    pub fn sync_sources(&mut self, desired: &Desired, scope: Scope<'_, Source>) -> Outcome<Source> {
+        self.take_in();
+        if let Scope::Keys(keys) = scope {
+            self.guards.recheck(keys.iter().map(|source| source.link.clone()));
+        }
+        self.guards.nft.sync_sources(&desired.sources, scope)
+    }
+
+    /// Lets links of endpoints send and receive, and no others.
+    pub fn sync_endpoints(&mut self, desired: &Desired, scope: Scope<'_, IfName>) -> Outcome<IfName> {
+        self.take_in();
+        match scope {
+            Scope::All => self.guards.endpoints = desired.links.keys().cloned().collect(),
+            Scope::Keys(keys) => {
+                for name in keys {
+                    if desired.links.contains_key(name) {
+                        self.guards.endpoints.insert(name.clone());
+                    } else {
+                        self.guards.endpoints.remove(name);
+                    }
+                }
+            }
+        }
+        self.guards.nft.sync_endpoints(&self.guards.endpoints, scope)
+    }
+
+    /// Packets that the guard has dropped, by reason; empty if there is no guard.
+    #[must_use]
+    pub fn drops(&self) -> BTreeMap<String, u64> {
+        let mut counters = self.guards.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        let drops = counters.drops().unwrap_or_default();
+        drops.into_iter().map(|(reason, packets)| (reason.to_owned(), packets)).collect()
+    }
+
+    pub(super) fn remove_guard(&mut self) -> Result<(), Error> {
+        self.guards.endpoints.clear();
+        self.guards.state = Guarded::No;
+        self.guards.nft.remove_all()
+    }
+
+    /// Asks the guard whether somebody else has changed it.
+    pub(super) fn take_in_guard(&mut self) {
+        match self.guards.is_touched() {
+            Ok(false) => {}
+            Ok(true) => self.queue.push_back(KernelEvent::Nft),
+            Err(error) => {
+                tracing::warn!(%error, "announcements of nftables were lost");
+                self.queue.push_back(KernelEvent::Overrun);
+            }
+        }
+    }
+}
