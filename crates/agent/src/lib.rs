@@ -1,6 +1,21 @@
 //! The daemon: one loop, one ordered apply, the attach API, health and metrics; and the speaker's process.
 
 pub mod api;
+mod apply;
+mod attach;
 pub mod client;
 pub mod config;
+mod feed;
+mod http;
+mod records;
+mod run;
+mod shim;
+mod snapshot;
+mod socket;
 pub mod speaker;
+mod status;
+pub mod stores;
+mod voice;
+
+pub use run::run;
+pub use socket::parse as parse_request;

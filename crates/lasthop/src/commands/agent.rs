@@ -15,5 +15,6 @@ pub(crate) struct Args {}
 pub(crate) fn run(context: &Context, _args: &Args) -> Outcome {
     let config = context.config()?;
     log::start(config.log)?;
-    Err(Failure::new(Exit::Failed, "the agent is not there yet"))
+    lasthop_agent::run(config).map_err(|error| Failure::new(Exit::Failed, format!("{error:#}")))?;
+    Ok(Exit::Done)
 }

@@ -1,0 +1,251 @@
+//! One cycle: the kernel and the speaker are made to agree with what compute says, in the one safe order.
+//!
+//! Coming: guard and sets → anti-spoofing → sysctls → neighbour → link up → route → acknowledged → advertised.
+//! Going: withdrawn → route → link → neighbour → anti-spoofing. Never announced before it works, never taken
+//! away before it is withdrawn. A failing key never stops the others; it is looked at again in the next cycle.
+
+use crate::api::Drift;
+use crate::run::{Agent, DRIFT_KEPT, Look, Sync};
+use crate::shim::Shim;
+use crate::voice::Confirmed;
+use lasthop_compute::{Changes, Event, Route};
+use lasthop_kernel::KernelEvent;
+use lasthop_kernel::reconcile::{Outcome, Scope};
+use lasthop_net::{IfName, Prefix};
+use std::collections::BTreeSet;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// How long a withdrawal may hold up the removal of its route.
+const WITHDRAW_PATIENCE: Duration = Duration::from_millis(200);
+
+/// The keys of one table in this cycle.
+fn scope<'a, K>(everything: bool, keys: &'a BTreeSet<K>) -> Scope<'a, K> {
+    if everything { Scope::All } else { Scope::Keys(keys) }
+}
+
+impl Agent {
+    /// Makes the kernel and the speaker agree with what is desired now.
+    pub(crate) async fn cycle(&mut self) {
+        let mut changes = self.engine.take_changes();
+        let mut everything = false;
+        match std::mem::take(&mut self.look) {
+            Look::At(more) => add(&mut changes, more),
+            Look::Everything => everything = true,
+            Look::Again => {
+                everything = true;
+                if let Err(error) = self.kernel.read_back() {
+                    tracing::error!(%error, "cannot read the kernel back");
+                    self.look = Look::Again;
+                    return;
+                }
+                self.adopt_learned();
+                add(&mut changes, self.engine.take_changes());
+            }
+        }
+        if self.sync == Sync::Unknown {
+            // Nothing is known: only the guard is put up, nothing is taken away.
+            self.guard();
+            if everything {
+                self.look = Look::Everything;
+            }
+            return;
+        }
+        self.withdraw(&changes.advertise).await;
+        self.pending.clear();
+        self.take_routes_away(&changes, everything);
+        self.take_links_away();
+        let routes = self.put(&changes, everything);
+        self.tell(&changes, &routes);
+    }
+
+    fn guard(&mut self) {
+        if !self.kernel.is_guarded() {
+            let outcome = self.kernel.sync_skeleton(self.engine.desired());
+            self.count("guard", &outcome, |key| key.to_string());
+        }
+    }
+
+    /// After a start the kernel's learned routes stand for what the speaker has yet to tell.
+    fn adopt_learned(&mut self) {
+        if self.voice.is_silent() || self.voice.is_in_sync() {
+            return;
+        }
+        for (prefix, next_hops) in self.kernel.learned_routes() {
+            if !self.engine.snapshot().learned.contains_key(&prefix) {
+                self.stale.insert(prefix);
+                self.engine.apply(Event::Learned { prefix, next_hops });
+            }
+        }
+    }
+
+    /// Routes that are not wanted any more go before anything that they rest on.
+    fn take_routes_away(&mut self, changes: &Changes, everything: bool) {
+        let wanted = &self.engine.desired().routes;
+        let going: BTreeSet<Prefix> = changes.routes.iter().filter(|p| !wanted.contains_key(p)).copied().collect();
+        if everything || !going.is_empty() {
+            let outcome = self.kernel.remove_routes(self.engine.desired(), scope(everything, &going));
+            self.acknowledge(&outcome);
+            self.count("route", &outcome, ToString::to_string);
+        }
+    }
+
+    /// Links that we made for workloads that are gone.
+    fn take_links_away(&mut self) {
+        for link in std::mem::take(&mut self.leaving) {
+            if self.engine.desired().links.contains_key(&link) {
+                continue;
+            }
+            if let Err(error) = lasthop_kernel::link::delete(&mut self.socket, &link) {
+                self.pending.insert(format!("link {link}"), error.to_string());
+                self.leaving.insert(link);
+            }
+        }
+    }
+
+    fn put(&mut self, changes: &Changes, everything: bool) -> Outcome<Prefix> {
+        let desired = self.engine.desired();
+        if everything || changes.skeleton {
+            let outcome = self.kernel.sync_skeleton(desired);
+            self.count("guard", &outcome, |key| key.to_string());
+        }
+        let desired = self.engine.desired();
+        let outcome = self.kernel.sync_sources(desired, scope(everything, &changes.sources));
+        self.count("source", &outcome, |source| format!("{} on {}", source.prefix, source.link));
+        let desired = self.engine.desired();
+        let outcome = self.kernel.sync_endpoints(desired, scope(everything, &changes.links));
+        self.count("policy", &outcome, ToString::to_string);
+        let desired = self.engine.desired();
+        let outcome = self.kernel.sync_sysctls(desired, scope(everything, &changes.sysctls));
+        self.count("sysctl", &outcome, |key| key.0.clone());
+        let desired = self.engine.desired();
+        let outcome = self.kernel.sync_links(desired, scope(everything, &changes.links));
+        self.count("link", &outcome, ToString::to_string);
+        let desired = self.engine.desired();
+        let outcome = self.kernel.sync_neighbours(desired, scope(everything, &changes.neighbours));
+        self.count("neighbour", &outcome, |(link, address)| format!("{address} on {link}"));
+        let desired = self.engine.desired();
+        let outcome = self.kernel.sync_routes(desired, scope(everything, &changes.routes));
+        self.acknowledge(&outcome);
+        self.count("route", &outcome, ToString::to_string);
+        outcome
+    }
+
+    /// Remembers which routes are in force.
+    fn acknowledge(&mut self, outcome: &Outcome<Prefix>) {
+        self.programmed.extend(outcome.done.iter().copied());
+        for prefix in outcome.removed.iter().chain(outcome.failed.keys()).chain(outcome.pending.keys()) {
+            self.programmed.remove(prefix);
+        }
+    }
+
+    fn count<K: Ord>(&mut self, table: &str, outcome: &Outcome<K>, name: impl Fn(&K) -> String) {
+        self.writes += outcome.writes as u64;
+        for (key, error) in &outcome.failed {
+            tracing::warn!(object = format!("{table} {}", name(key)), %error, "the kernel refused");
+            self.pending.insert(format!("{table} {}", name(key)), error.to_string());
+        }
+        for (key, why) in &outcome.pending {
+            self.pending.insert(format!("{table} {}", name(key)), why.to_string());
+        }
+    }
+
+    /// Withdraws what must not be advertised any more, and waits until the speaker has said so.
+    async fn withdraw(&mut self, changed: &BTreeSet<Prefix>) {
+        let wanted = &self.engine.desired().advertise;
+        let going: Vec<Prefix> =
+            changed.iter().filter(|p| !wanted.contains(p) && self.voice.advertised().contains(p)).copied().collect();
+        if self.voice.withdraw(going, WITHDRAW_PATIENCE).await == Confirmed::No {
+            tracing::warn!("the speaker did not confirm a withdrawal in time; the route goes all the same");
+        }
+    }
+
+    /// Withdraws everything.
+    pub(crate) async fn withdraw_all(&mut self) {
+        let all: Vec<Prefix> = self.voice.advertised().iter().copied().collect();
+        self.voice.withdraw(all, WITHDRAW_PATIENCE).await;
+    }
+
+    /// Tells the speaker who we are, and what the kernel has acknowledged; withdraws what it has lost.
+    fn tell(&mut self, changes: &Changes, routes: &Outcome<Prefix>) {
+        let desired = self.engine.desired();
+        if let Some(bgp) = desired.bgp.as_ref().filter(|_| changes.bgp || self.voice.is_new()) {
+            self.voice.configure(bgp);
+        }
+        let works = |prefix: &Prefix| desired.advertise.contains(prefix) && self.programmed.contains(prefix);
+        if self.voice.is_new() {
+            self.voice.advertise(desired.advertise.iter(), works);
+            self.voice.complete();
+        } else {
+            let touched = routes.done.iter().chain(&routes.removed).chain(routes.failed.keys());
+            self.voice.advertise(touched.chain(routes.pending.keys()).chain(&changes.advertise), works);
+        }
+    }
+
+    /// Takes in what happened in the kernel.
+    pub(crate) fn notice(&mut self) {
+        for event in self.kernel.drain_events() {
+            if let KernelEvent::Overrun = event {
+                self.look = Look::Again;
+            }
+            let mut more = Changes::default();
+            self.concerns(&event, &mut more);
+            if let Some(object) = event.drift() {
+                tracing::warn!(object, "changed by another program; put right");
+                self.drift.push_back(Drift {
+                    at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+                    object,
+                    action: "put right".to_owned(),
+                });
+                while self.drift.len() > DRIFT_KEPT {
+                    self.drift.pop_front();
+                }
+            }
+            if let Look::At(changes) = &mut self.look {
+                add(changes, more);
+            }
+        }
+    }
+
+    /// Which keys an event in the kernel makes doubtful.
+    fn concerns(&self, event: &KernelEvent, more: &mut Changes) {
+        match event {
+            KernelEvent::Link { name, .. } => self.link_concerns(name, more),
+            KernelEvent::Route(prefix) => {
+                more.routes.insert(*prefix);
+            }
+            KernelEvent::Neighbour(link, address) => {
+                more.neighbours.insert((link.clone(), *address));
+            }
+            KernelEvent::Nft => more.skeleton = true,
+            _ => {}
+        }
+    }
+
+    /// All that hangs on a link.
+    fn link_concerns(&self, link: &IfName, more: &mut Changes) {
+        let desired = self.engine.desired();
+        let Some(owner) = desired.links.get(link) else { return };
+        more.links.insert(link.clone());
+        let sysctls = lasthop_compute::link_sysctls(link, &BTreeSet::new());
+        more.sysctls.extend(sysctls.into_iter().map(|(key, _)| key));
+        let Some(endpoint) = self.engine.snapshot().endpoints.get(&owner.endpoint) else { return };
+        for &address in &endpoint.addresses {
+            let prefix = Prefix::host(address);
+            if desired.routes.get(&prefix) == Some(&Route::Direct { link: link.clone() }) {
+                more.routes.insert(prefix);
+                more.neighbours.insert((link.clone(), address));
+            }
+        }
+    }
+}
+
+fn add(changes: &mut Changes, more: Changes) {
+    changes.links.extend(more.links);
+    changes.routes.extend(more.routes);
+    changes.neighbours.extend(more.neighbours);
+    changes.sysctls.extend(more.sysctls);
+    changes.sources.extend(more.sources);
+    changes.skeleton |= more.skeleton;
+    changes.bgp |= more.bgp;
+    changes.advertise.extend(more.advertise);
+}

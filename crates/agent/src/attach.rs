@@ -1,0 +1,340 @@
+//! Attach and detach: local transactions that end with the kernel's own acknowledgement.
+//!
+//! Attach: record → link (made, or adopted as it is) → policy and sources → neighbour → link up → route →
+//! acknowledged → advertised → answered. Detach the other way round. Several callers at once share one pass.
+
+use crate::api::{self, Answer, Attach, Attached, Code, Detach, Detached, LinkRequest, Refusal, Request};
+use crate::records::{Intent, Maker, Record};
+use crate::run::{Agent, endpoint_key};
+use crate::socket::Call;
+use lasthop_compute::{Event, FIXED_HOST_MAC, Route};
+use lasthop_kernel::link::{self, LinkState, VethSpec};
+use lasthop_kernel::netlink::{Protocol, Socket};
+use lasthop_kernel::netns::{self, GATEWAY_V4, Inside, Netns, NetnsRef};
+use lasthop_model::{EndpointKey, HostMac, Resource, WorkloadEndpoint};
+use lasthop_net::{Family, IfName, Mac, Prefix};
+use serde_json::{Value, json};
+use std::time::Instant;
+use tokio::sync::{mpsc, oneshot};
+
+/// How many callers share one pass at most.
+const TOGETHER: usize = 256;
+
+/// A caller whose workload is on its way.
+struct Waiting {
+    reply: oneshot::Sender<Answer>,
+    since: Instant,
+    what: What,
+}
+
+enum What {
+    Attached(Prepared),
+    Detached(Detached),
+    Refused(Refusal),
+}
+
+/// An attach whose record is written and whose link is there (or to come).
+struct Prepared {
+    endpoint: WorkloadEndpoint,
+    /// The namespace and the name of the workload's side of a veth that we made.
+    inside: Option<(Netns, IfName)>,
+}
+
+fn refuse(code: Code, message: impl Into<String>) -> Refusal {
+    Refusal { code, message: message.into() }
+}
+
+impl Agent {
+    /// Answers a caller; other callers that wait to attach or detach are served in the same pass.
+    pub(crate) async fn answer(&mut self, call: Call, more: &mut mpsc::Receiver<Call>) {
+        let mut waiting = Vec::new();
+        let mut next = Some(call);
+        while let Some(call) = next.take() {
+            let since = Instant::now();
+            let what = match call.request {
+                Request::Attach(attach) => match self.prepare(&attach) {
+                    Ok(prepared) => What::Attached(prepared),
+                    Err(refusal) => What::Refused(refusal),
+                },
+                Request::Detach(detach) => match self.remove(&detach) {
+                    Ok(detached) => What::Detached(detached),
+                    Err(refusal) => What::Refused(refusal),
+                },
+                question => {
+                    self.reply(question, call.reply).await;
+                    next = more.try_recv().ok().filter(|_| waiting.len() < TOGETHER);
+                    continue;
+                }
+            };
+            waiting.push(Waiting { reply: call.reply, since, what });
+            if waiting.len() < TOGETHER {
+                next = more.try_recv().ok();
+            }
+        }
+        if waiting.is_empty() {
+            return;
+        }
+        self.cycle().await;
+        for Waiting { reply, since, what } in waiting {
+            let elapsed_us = || u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
+            let answer = match what {
+                What::Refused(refusal) => Err(refusal),
+                What::Detached(detached) => to_value(&Detached { elapsed_us: elapsed_us(), ..detached }),
+                What::Attached(prepared) => self
+                    .finish(&prepared)
+                    .and_then(|attached| to_value(&Attached { elapsed_us: elapsed_us(), ..attached })),
+            };
+            let _ = reply.send(answer.map_or_else(Answer::Error, Answer::Ok));
+        }
+    }
+
+    /// Checks an attach, records it, makes its link, and tells the engine.
+    fn prepare(&mut self, attach: &Attach) -> Result<Prepared, Refusal> {
+        let key = EndpointKey { namespace: attach.namespace.clone(), name: attach.name.clone() };
+        let document = self.document(attach, &key);
+        let endpoint = match Resource::parse(&document) {
+            Ok(Resource::WorkloadEndpoint(endpoint)) => endpoint,
+            Ok(_) => return Err(refuse(Code::Invalid, "an attach makes a WorkloadEndpoint")),
+            Err(invalid) => return Err(refuse(Code::Invalid, invalid.to_string())),
+        };
+        if endpoint.addresses.is_empty() {
+            return Err(refuse(Code::Invalid, format!("workload {key} has no address: give at least one")));
+        }
+        self.check_free(&endpoint)?;
+        let (maker, inside) = self.link(attach, &endpoint)?;
+        let record = Record::attached(&endpoint, document, maker);
+        let known = self.records.get(&key).is_some_and(|before| before.intent == record.intent);
+        if !known {
+            self.records.put(record.clone()).map_err(|error| {
+                refuse(
+                    Code::Kernel,
+                    format!("cannot record workload {key} under {}: {error}", self.config.state_directory.display()),
+                )
+            })?;
+            self.say(&record);
+        }
+        self.leaving.remove(&endpoint.link);
+        self.engine.apply(Event::Put(endpoint_key(&key), Resource::WorkloadEndpoint(endpoint.clone())));
+        Ok(Prepared { endpoint, inside })
+    }
+
+    /// The resource that an attach stands for.
+    fn document(&self, attach: &Attach, key: &EndpointKey) -> Value {
+        let link = match &attach.link {
+            LinkRequest::Adopt { ifname } => ifname.clone(),
+            LinkRequest::Veth { host_ifname: Some(name), .. } => name.clone(),
+            LinkRequest::Veth { .. } => link_name(&self.engine.settings().interface_prefixes, key),
+        };
+        let inside = match &attach.link {
+            LinkRequest::Adopt { .. } => "eth0",
+            LinkRequest::Veth { ifname, .. } => ifname,
+        };
+        let networks: Vec<String> = attach.addresses.iter().map(|a| Prefix::host(*a).to_string()).collect();
+        let mut spec = json!({
+            "node": self.config.node.as_str(),
+            "orchestrator": "lasthop",
+            "workload": key.name,
+            "endpoint": inside,
+            "interfaceName": link,
+            "ipNetworks": networks,
+        });
+        let mac = match (&attach.mac, &attach.link) {
+            (Some(mac), _) => Some(mac.clone()),
+            (None, LinkRequest::Veth { .. }) => Some(workload_mac(key).to_string()),
+            (None, LinkRequest::Adopt { .. }) => None,
+        };
+        if let Some(mac) = mac {
+            spec["mac"] = json!(mac);
+        }
+        if !attach.allowed_sources.is_empty() {
+            spec["allowSpoofedSourcePrefixes"] = json!(attach.allowed_sources);
+        }
+        json!({
+            "apiVersion": "projectcalico.org/v3",
+            "kind": "WorkloadEndpoint",
+            "metadata": {"name": key.name, "namespace": key.namespace, "labels": attach.labels},
+            "spec": spec,
+        })
+    }
+
+    /// Refuses what the engine would resolve silently: a link or an address that another endpoint has.
+    fn check_free(&self, endpoint: &WorkloadEndpoint) -> Result<(), Refusal> {
+        let prefixes = &self.engine.settings().interface_prefixes;
+        if !prefixes.iter().any(|prefix| endpoint.link.as_str().starts_with(prefix.as_str())) {
+            let message = format!(
+                "interface {} has none of the guarded name prefixes ({}): rename it, or set interfacePrefix in FelixConfiguration",
+                endpoint.link,
+                prefixes.join(", ")
+            );
+            return Err(refuse(Code::Invalid, message));
+        }
+        let desired = self.engine.desired();
+        let owner = |link: &IfName| desired.links.get(link).map(|l| &l.endpoint).filter(|by| **by != endpoint.key);
+        if let Some(by) = owner(&endpoint.link) {
+            let message =
+                format!("interface {} belongs to workload {by}: delete that first, or use another", endpoint.link);
+            return Err(refuse(Code::Conflict, message));
+        }
+        for &address in &endpoint.addresses {
+            if let Some(Route::Direct { link }) = desired.routes.get(&Prefix::host(address))
+                && let Some(by) = owner(link)
+            {
+                let message =
+                    format!("{address} belongs to workload {by} on this host: delete that first, or use another");
+                return Err(refuse(Code::Conflict, message));
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the veth of an attach, down; or takes an adopted link as it is, there or not.
+    fn link(
+        &mut self,
+        attach: &Attach,
+        endpoint: &WorkloadEndpoint,
+    ) -> Result<(Maker, Option<(Netns, IfName)>), Refusal> {
+        let LinkRequest::Veth { netns, ifname, .. } = &attach.link else { return Ok((Maker::Other, None)) };
+        let inside: IfName = ifname.parse().map_err(|error| refuse(Code::Invalid, format!("{error}")))?;
+        let netns = open(netns)?;
+        let spec = VethSpec {
+            name: endpoint.link.clone(),
+            mac: (self.engine.settings().host_mac != HostMac::Kept).then_some(FIXED_HOST_MAC),
+            netns: Some(&netns),
+            peer_name: inside.clone(),
+            peer_mac: endpoint.mac,
+            mtu: attach.mtu,
+        };
+        self.ensure_veth(&spec, &endpoint.key).map_err(|error| refuse(Code::Kernel, error.to_string()))?;
+        Ok((Maker::Us, Some((netns, inside))))
+    }
+
+    /// Makes a veth, unless this endpoint has it already; one of its former life is made anew.
+    fn ensure_veth(&mut self, spec: &VethSpec<'_>, key: &EndpointKey) -> Result<(), lasthop_kernel::Error> {
+        if let Some(present) = link::get(&mut self.socket, &spec.name)? {
+            let alias = format!("{}{key}", link::ALIAS_PREFIX);
+            if present.alias.as_deref() != Some(alias.as_str()) && self.records.get(key).is_none() {
+                let message =
+                    format!("interface {} is there already and not ours: remove it, or name another", spec.name);
+                return Err(lasthop_kernel::Error::Invalid(message));
+            }
+            if self.is_whole(&present, spec)? {
+                return Ok(());
+            }
+            link::delete(&mut self.socket, &spec.name)?;
+        }
+        link::create_veth(&mut self.socket, spec)
+    }
+
+    /// Whether a veth's other end is where it should be.
+    fn is_whole(&self, present: &LinkState, spec: &VethSpec<'_>) -> Result<bool, lasthop_kernel::Error> {
+        let Some(netns) = spec.netns else { return Ok(true) };
+        let far = netns.run(|| {
+            let mut socket = Socket::open(Protocol::Route)?;
+            link::get(&mut socket, &spec.peer_name)
+        })??;
+        Ok(far.is_some_and(|far| far.peer == Some(present.index) && present.peer == Some(far.index)))
+    }
+
+    /// Configures the workload's side, and says what the kernel has acknowledged.
+    fn finish(&mut self, prepared: &Prepared) -> Result<Attached, Refusal> {
+        let Prepared { endpoint, inside } = prepared;
+        let kernel = |error: lasthop_kernel::Error| refuse(Code::Kernel, error.to_string());
+        let host = link::get(&mut self.socket, &endpoint.link).map_err(kernel)?;
+        let host_mac = host.as_ref().and_then(|link| link.mac);
+        let has = |family| endpoint.addresses.iter().any(|a| Family::of(*a) == family);
+        let gateway_v4 = has(Family::V4).then_some(GATEWAY_V4);
+        let gateway_v6 = host_mac.filter(|_| has(Family::V6)).map(netns::gateway_v6);
+        if let Some((netns, link)) = inside {
+            let addresses = endpoint.addresses.clone();
+            let inside = Inside { link: link.clone(), addresses, gateway_v6, mac: None, mtu: None };
+            netns::configure(netns, &inside).map_err(kernel)?;
+        }
+        let routes: Vec<Prefix> = endpoint.addresses.iter().map(|a| Prefix::host(*a)).collect();
+        let pending = routes.iter().filter(|p| !self.programmed.contains(p)).map(|prefix| {
+            let name = format!("route {prefix}");
+            let why = self.pending.get(&name).cloned().unwrap_or_else(|| "not acknowledged".to_owned());
+            (name, why)
+        });
+        Ok(Attached {
+            link: endpoint.link.to_string(),
+            ifindex: host.as_ref().map(|link| link.index.0),
+            host_mac: host_mac.map(|mac| mac.to_string()),
+            workload_mac: endpoint.mac.map(|mac| mac.to_string()),
+            mtu: host.as_ref().map(|link| link.mtu),
+            addresses: endpoint.addresses.clone(),
+            gateway_v4,
+            gateway_v6,
+            programmed: routes.iter().filter(|p| self.programmed.contains(p)).map(ToString::to_string).collect(),
+            pending: pending.collect(),
+            elapsed_us: 0,
+        })
+    }
+
+    /// Forgets a workload; its routes, then its link go in the next pass.
+    fn remove(&mut self, detach: &Detach) -> Result<Detached, Refusal> {
+        let key = EndpointKey { namespace: detach.namespace.clone(), name: detach.name.clone() };
+        let Some(endpoint) = self.engine.snapshot().endpoints.get(&key) else {
+            return Ok(Detached { existed: false, elapsed_us: 0 });
+        };
+        let link = endpoint.link.clone();
+        if let Some(Record { intent: Intent::Attached { maker: Maker::Us, .. }, .. }) = self.records.get(&key) {
+            self.leaving.insert(link);
+        }
+        let record = Record::detached(&key);
+        self.records
+            .put(record.clone())
+            .map_err(|error| refuse(Code::Kernel, format!("cannot record the removal of workload {key}: {error}")))?;
+        self.say(&record);
+        self.engine.apply(Event::Gone(endpoint_key(&key)));
+        Ok(Detached { existed: true, elapsed_us: 0 })
+    }
+}
+
+pub(crate) fn to_value<T: serde::Serialize>(value: &T) -> Result<Value, Refusal> {
+    serde_json::to_value(value)
+        .map_err(|error| refuse(Code::Unavailable, format!("the answer cannot be written: {error}")))
+}
+
+fn open(netns: &api::Netns) -> Result<Netns, Refusal> {
+    let reference = match netns {
+        api::Netns::Path(path) => NetnsRef::Path(path.into()),
+        api::Netns::Name(name) => NetnsRef::Name(name.clone()),
+        api::Netns::Pid(pid) => NetnsRef::Pid(*pid),
+    };
+    Netns::open(&reference).map_err(|error| refuse(Code::NotFound, error.to_string()))
+}
+
+/// FNV-1a, 64 bits: names of links and MACs from names of workloads, the same on every host.
+fn hash(key: &EndpointKey) -> u64 {
+    let text = key.to_string();
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// The host's end of a workload's veth: the first guarded prefix and eleven digits of the name's hash.
+fn link_name(prefixes: &[String], key: &EndpointKey) -> String {
+    let prefix = prefixes.first().map_or("lh", String::as_str);
+    let digits = format!("{:016x}", hash(key));
+    format!("{prefix}{}", &digits[..11.min(15_usize.saturating_sub(prefix.len()))])
+}
+
+/// A locally administered MAC address that a workload keeps wherever it runs.
+fn workload_mac(key: &EndpointKey) -> Mac {
+    let [_, _, _, a, b, c, d, e] = hash(key).to_be_bytes();
+    Mac([0x02, a, b, c, d, e])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_addresses_made_from_a_workload_are_stable_and_fit() {
+        let key = EndpointKey { namespace: "default".into(), name: "w1".into() };
+        let name = link_name(&["lh".into(), "tap".into()], &key);
+        assert!(name.parse::<IfName>().is_ok() && name.starts_with("lh") && name.len() == 13, "{name}");
+        assert!(link_name(&["averylongprefix".into()], &key).len() <= 15);
+        assert!(workload_mac(&key).is_unicast());
+        let other = EndpointKey { namespace: "default".into(), name: "w2".into() };
+        assert_ne!(workload_mac(&key), workload_mac(&other));
+    }
+}

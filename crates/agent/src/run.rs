@@ -1,0 +1,424 @@
+//! The loop: one task owns all state, every input comes through one `select!`, and after each batch of inputs
+//! one ordered [`apply`](crate::apply) makes the kernel and the speaker agree with what compute says.
+//!
+//! ```text
+//! store ──▶ feed ──┐                    ┌──▶ kernel (nft, sysctls, neighbours, links, routes)
+//! agent.sock ──────┼──▶ Engine ─ apply ─┤                │ acknowledged
+//! speaker ─────────┤                    └──▶ speaker ◀───┘
+//! kernel events ───┘
+//! ```
+
+use crate::api::Drift;
+use crate::config::{Config, SpeakerChoice};
+use crate::feed::{self, Update, Word};
+use crate::records::{Intent, Maker, Published, Record, Records};
+use crate::snapshot::{News, Snapshot};
+use crate::socket::{self, Call};
+use crate::voice::{Heard, Voice};
+use crate::{http, stores};
+use anyhow::Context;
+use lasthop_compute::{Changes, Engine, Event};
+use lasthop_kernel::netlink::{Protocol, Socket};
+use lasthop_kernel::{Kernel, KernelConfig};
+use lasthop_model::{EndpointKey, Key, Kind, Resource};
+use lasthop_net::{IfName, Prefix};
+use lasthop_store::{Revision, Store};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+/// How long a change may wait for its snapshot on disk.
+const SAVE_AFTER: Duration = Duration::from_secs(1);
+/// How often what the kernel refused is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+/// How many repaired foreign changes are remembered.
+pub(crate) const DRIFT_KEPT: usize = 100;
+/// How many inputs one batch takes in before it is applied.
+const BATCH: usize = 4096;
+
+/// All that one host's agent knows and holds.
+pub(crate) struct Agent {
+    pub(crate) config: Config,
+    pub(crate) started: Instant,
+    pub(crate) engine: Engine,
+    pub(crate) kernel: Kernel,
+    /// For links that are made and deleted on request.
+    pub(crate) socket: Socket,
+    pub(crate) voice: Voice,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) records: Records,
+    pub(crate) snapshot: Snapshot,
+    pub(crate) words: mpsc::UnboundedSender<(EndpointKey, Word)>,
+    pub(crate) sync: Sync,
+    /// Prefixes whose route the kernel has acknowledged.
+    pub(crate) programmed: BTreeSet<Prefix>,
+    /// Learned routes of the time before the speaker (re)started, until it has told all it knows.
+    pub(crate) stale: BTreeSet<Prefix>,
+    /// Links that we made and that go once their routes are gone.
+    pub(crate) leaving: BTreeSet<IfName>,
+    /// What the store refuses of what this host says.
+    pub(crate) unpublishable: BTreeMap<EndpointKey, String>,
+    /// What is not as it ought to be in the kernel, and why.
+    pub(crate) pending: BTreeMap<String, String>,
+    pub(crate) drift: VecDeque<Drift>,
+    pub(crate) writes: u64,
+    /// Keys to look at in the next cycle, beside what the engine names.
+    pub(crate) look: Look,
+    stopping: bool,
+}
+
+/// How far this host is in step with the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sync {
+    /// Nothing is known yet: the kernel is only guarded, nothing is taken away.
+    Unknown,
+    /// The last snapshot is what we go by.
+    Snapshot,
+    /// The store has told everything.
+    InSync,
+}
+
+/// What the next cycle looks at.
+#[derive(Debug)]
+pub(crate) enum Look {
+    /// What changed, and these.
+    At(Changes),
+    /// Everything, as remembered.
+    Everything,
+    /// Everything, after reading the kernel back.
+    Again,
+}
+
+impl Default for Look {
+    fn default() -> Self {
+        Self::At(Changes::default())
+    }
+}
+
+/// Runs the agent of this host until it is told to stop.
+///
+/// # Errors
+/// If it cannot start: no right to configure the network, no store, a socket in use.
+pub fn run(config: Config) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async move { start(config).await?.serve().await })
+}
+
+/// Where the loop's inputs come from.
+struct Inputs {
+    updates: mpsc::Receiver<Update>,
+    calls: mpsc::Receiver<Call>,
+    kernel: AsyncFd<std::os::fd::OwnedFd>,
+    /// Serves this host's own store to its other programs, as long as the loop runs.
+    _server: Option<lasthop_store::server::Server>,
+}
+
+struct Started {
+    agent: Agent,
+    inputs: Inputs,
+}
+
+async fn start(config: Config) -> anyhow::Result<Started> {
+    let kernel = Kernel::open(&KernelConfig { settings_record: Some(config.run_directory.join("settings.json")) })?;
+    std::fs::create_dir_all(&config.state_directory)
+        .with_context(|| format!("cannot make the state directory {}", config.state_directory.display()))?;
+    let records = Records::open(&config.state_directory)
+        .with_context(|| format!("cannot read the attachments under {}", config.state_directory.display()))?;
+    let snapshot = Snapshot::open(&config.state_directory);
+    let path = config.agent_socket();
+    let listener = socket::listen(&path, config.group.as_deref())
+        .with_context(|| format!("cannot open the agent's socket {}", path.display()))?;
+    let (calls_in, calls) = mpsc::channel(1024);
+    if let Some(address) = config.metrics {
+        let listener = tokio::net::TcpListener::bind(address)
+            .await
+            .with_context(|| format!("cannot listen on {address} for metrics: is another program there?"))?;
+        tokio::spawn(http::serve(listener, calls_in.clone()));
+    }
+    tokio::spawn(socket::serve(listener, calls_in));
+    let stores::Opened { store, server } = stores::open(&config).await?;
+    let (updates_in, updates) = mpsc::channel(1024);
+    let (words, said) = mpsc::unbounded_channel();
+    let from = snapshot.is_known().then_some(snapshot.revision);
+    tokio::spawn(feed::follow(store.clone(), config.node.clone(), from, updates_in.clone()));
+    tokio::spawn(feed::publish(store.clone(), config.node.clone(), said, updates_in));
+    let voice = match config.speaker {
+        SpeakerChoice::Lasthop => Voice::connect(config.speaker_socket()),
+        SpeakerChoice::External => Voice::silent(),
+    };
+    let kernel_events = AsyncFd::new(kernel.events()?)?;
+    let agent = Agent {
+        started: Instant::now(),
+        engine: Engine::new(config.node.clone()),
+        config,
+        kernel,
+        socket: Socket::open(Protocol::Route)?,
+        voice,
+        store,
+        records,
+        snapshot,
+        words,
+        sync: Sync::Unknown,
+        programmed: BTreeSet::new(),
+        stale: BTreeSet::new(),
+        leaving: BTreeSet::new(),
+        unpublishable: BTreeMap::new(),
+        pending: BTreeMap::new(),
+        drift: VecDeque::new(),
+        writes: 0,
+        look: Look::Again,
+        stopping: false,
+    };
+    Ok(Started { agent, inputs: Inputs { updates, calls, kernel: kernel_events, _server: server } })
+}
+
+impl Started {
+    async fn serve(self) -> anyhow::Result<()> {
+        let Self { mut agent, mut inputs } = self;
+        agent.recall();
+        agent.cycle().await;
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut retry = tokio::time::interval(RETRY);
+        retry.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let mut refresh = tokio::time::Instant::now() + agent.engine.settings().refresh;
+        let mut save = None;
+        while !agent.stopping {
+            tokio::select! {
+                biased;
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                Some(call) = inputs.calls.recv() => agent.answer(call, &mut inputs.calls).await,
+                ready = inputs.kernel.readable() => {
+                    if let Ok(mut ready) = ready {
+                        agent.notice();
+                        ready.clear_ready();
+                    }
+                }
+                heard = agent.voice.hear() => agent.hear(heard),
+                Some(update) = inputs.updates.recv() => {
+                    agent.take(update);
+                    for _ in 0..BATCH {
+                        let Ok(update) = inputs.updates.try_recv() else { break };
+                        agent.take(update);
+                    }
+                    save.get_or_insert(tokio::time::Instant::now() + SAVE_AFTER);
+                }
+                () = until(save) => {
+                    save = None;
+                    agent.save();
+                }
+                () = tokio::time::sleep_until(refresh) => {
+                    agent.look = Look::Again;
+                    refresh = tokio::time::Instant::now() + agent.engine.settings().refresh;
+                }
+                _ = retry.tick(), if !agent.pending.is_empty() => {}
+            }
+            agent.cycle().await;
+        }
+        agent.save();
+        let _ = std::fs::remove_file(agent.config.agent_socket());
+        Ok(())
+    }
+}
+
+async fn until(deadline: Option<tokio::time::Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Agent {
+    /// Goes on from what is on disk: the attachments of this host, and the last that the store told.
+    fn recall(&mut self) {
+        let documents: Vec<(Key, Value)> = self.snapshot.documents().map(|(k, d)| (k.clone(), d.clone())).collect();
+        if self.snapshot.is_known() {
+            self.sync = Sync::Snapshot;
+        }
+        for (key, document) in documents {
+            self.told(key, &document);
+        }
+        let records: Vec<Record> = self.records.iter().cloned().collect();
+        for record in records {
+            let key = record.key();
+            if let Intent::Attached { document, .. } = &record.intent {
+                self.learn(endpoint_key(&key), document);
+            }
+            if record.published == Published::No {
+                self.say(&record);
+            }
+        }
+    }
+
+    /// Publishes a record, sooner or later.
+    pub(crate) fn say(&self, record: &Record) {
+        let word = match &record.intent {
+            Intent::Attached { document, .. } => Word::Attached(document.clone()),
+            Intent::Detached => Word::Detached,
+        };
+        let _ = self.words.send((record.key(), word));
+    }
+
+    /// Takes in what the store says.
+    fn take(&mut self, update: Update) {
+        match update {
+            Update::Begin => self.snapshot.begin(),
+            Update::Put(stored) => {
+                if self.snapshot.put(stored.key.clone(), stored.document.clone()) == News::Changed {
+                    self.told(stored.key, &stored.document);
+                }
+            }
+            Update::Gone(key, revision) => {
+                self.snapshot.gone(&key);
+                self.gone(&key, revision);
+            }
+            Update::InSync(revision) => {
+                for key in self.snapshot.in_sync(revision) {
+                    self.snapshot.gone(&key);
+                    self.gone(&key, revision);
+                }
+                self.forget_deleted(revision);
+                if self.sync == Sync::Unknown {
+                    self.look = Look::Again;
+                }
+                self.sync = Sync::InSync;
+            }
+            Update::Published(key, word, revision) => self.published(&key, &word, revision),
+            Update::Unpublishable(key, reason) => {
+                tracing::error!(endpoint = %key, reason, "the store refuses this endpoint");
+                self.unpublishable.insert(key, reason);
+            }
+        }
+    }
+
+    /// The store has a resource.
+    fn told(&mut self, key: Key, document: &Value) {
+        if key.kind == Kind::WorkloadEndpoint {
+            match self.records.get(&endpoint_of(&key)) {
+                None => {}
+                Some(record) if record.published == Published::No => return,
+                Some(record) => {
+                    if let Intent::Attached { maker, .. } = record.intent {
+                        let intent = Intent::Attached { document: document.clone(), maker };
+                        self.record(Record { intent, ..record.clone() });
+                    }
+                }
+            }
+        }
+        self.learn(key, document);
+    }
+
+    fn learn(&mut self, key: Key, document: &Value) {
+        let event = match Resource::parse(document) {
+            Ok(resource) => Event::Put(key, resource),
+            Err(invalid) => {
+                tracing::warn!(object = %key, reason = %invalid, "quarantined");
+                Event::Invalid { key, reason: invalid.to_string() }
+            }
+        };
+        self.engine.apply(event);
+    }
+
+    /// As of a revision the store does not have a resource.
+    fn gone(&mut self, key: &Key, revision: Revision) {
+        if key.kind == Kind::WorkloadEndpoint {
+            let endpoint = endpoint_of(key);
+            match self.records.get(&endpoint).map(|record| (record.published, &record.intent)) {
+                Some((Published::No, _)) => return,
+                Some((Published::At(at), _)) if revision.0 < at => return,
+                Some((Published::At(_), Intent::Attached { maker: Maker::Us, .. })) => {
+                    let link = self.engine.snapshot().endpoints.get(&endpoint).map(|e| e.link.clone());
+                    self.leaving.extend(link);
+                    self.unrecord(&endpoint);
+                }
+                Some(_) => self.unrecord(&endpoint),
+                None => {}
+            }
+        }
+        self.engine.apply(Event::Gone(key.clone()));
+    }
+
+    /// Attachments that the store once had and has no more were deleted while we were not looking.
+    fn forget_deleted(&mut self, revision: Revision) {
+        let keys = self.records.iter().filter(|record| matches!(record.published, Published::At(_)));
+        let keys: Vec<Key> = keys.map(|record| endpoint_key(&record.key())).collect();
+        for key in keys {
+            if self.snapshot.get(&key).is_none() {
+                self.gone(&key, revision);
+            }
+        }
+    }
+
+    /// The store has what this host said, unless it has said something else since.
+    fn published(&mut self, key: &EndpointKey, word: &Word, revision: Revision) {
+        self.unpublishable.remove(key);
+        let Some(record) = self.records.get(key).cloned() else { return };
+        match (&record.intent, word) {
+            (Intent::Attached { document, .. }, Word::Attached(said)) if document == said => {
+                self.record(Record { published: Published::At(revision.0), ..record });
+            }
+            (Intent::Detached, Word::Detached) => self.unrecord(key),
+            _ => {}
+        }
+    }
+
+    pub(crate) fn record(&mut self, record: Record) {
+        if let Err(error) = self.records.put(record) {
+            tracing::error!(%error, "cannot write an attachment's record");
+        }
+    }
+
+    pub(crate) fn unrecord(&mut self, key: &EndpointKey) {
+        if let Err(error) = self.records.remove(key) {
+            tracing::error!(%error, endpoint = %key, "cannot remove an attachment's record");
+        }
+    }
+
+    /// Takes in what the speaker says.
+    fn hear(&mut self, heard: Heard) {
+        match heard {
+            Heard::Connected => {
+                // Until it has told all it knows, what it told before stands.
+                self.stale = self.engine.snapshot().learned.keys().copied().collect();
+            }
+            Heard::Learned(paths) => {
+                for (prefix, next_hops) in paths {
+                    self.stale.remove(&prefix);
+                    self.engine.apply(Event::Learned { prefix, next_hops: next_hops.into_iter().collect() });
+                }
+            }
+            Heard::InSync => {
+                for prefix in std::mem::take(&mut self.stale) {
+                    self.engine.apply(Event::Learned { prefix, next_hops: BTreeSet::new() });
+                }
+            }
+            Heard::Lost(reason) => tracing::warn!(reason, "the speaker is gone; routes stay as they are"),
+            Heard::Nothing => {}
+        }
+    }
+
+    pub(crate) fn save(&mut self) {
+        if let Err(error) = self.snapshot.save() {
+            tracing::error!(%error, "cannot write the snapshot");
+        }
+    }
+
+    pub(crate) fn stop(&mut self) {
+        self.stopping = true;
+    }
+}
+
+/// The resource key of an endpoint.
+pub(crate) fn endpoint_key(key: &EndpointKey) -> Key {
+    Key { kind: Kind::WorkloadEndpoint, namespace: Some(key.namespace.clone()), name: key.name.clone() }
+}
+
+fn endpoint_of(key: &Key) -> EndpointKey {
+    EndpointKey { namespace: key.namespace.clone().unwrap_or_default(), name: key.name.clone() }
+}

@@ -1,0 +1,230 @@
+//! What the agent says of itself: one screen, the workloads, the routes and the reasons.
+
+use crate::api::{
+    Answer, Code, Count, PeerLine, Refusal, Request, RouteState, SpeakerStatus, Status, StoreStatus, Workload,
+};
+use crate::attach::to_value;
+use crate::records::{Intent, Published};
+use crate::run::{Agent, Sync};
+use crate::shim::Shim;
+use crate::voice::{self, Question};
+use lasthop_compute::Route;
+use lasthop_model::EndpointKey;
+use lasthop_net::{IfName, Prefix};
+use lasthop_store::Reach;
+use std::collections::{BTreeMap, BTreeSet};
+use tokio::sync::oneshot;
+
+impl Agent {
+    /// Answers a question. What only the speaker knows is asked of it, and answered when it answers.
+    pub(crate) async fn reply(&mut self, request: Request, reply: oneshot::Sender<Answer>) {
+        let question = match &request {
+            Request::BgpPeers => Some(Ok(Question::Peers)),
+            Request::BgpPaths { prefix } => Some(prefix.as_deref().map(parse).transpose().map(Question::Paths)),
+            Request::BgpWhy { prefix } => Some(parse(prefix).map(Question::Why)),
+            _ => None,
+        };
+        match question {
+            Some(Ok(question)) => voice::ask(&mut self.voice, question, reply),
+            Some(Err(refusal)) => drop(reply.send(Answer::Error(refusal))),
+            None => {
+                let answer = self.know(request).await;
+                let _ = reply.send(answer.map_or_else(Answer::Error, Answer::Ok));
+            }
+        }
+    }
+
+    async fn know(&mut self, request: Request) -> Result<serde_json::Value, Refusal> {
+        match request {
+            Request::Status => to_value(&self.status()),
+            Request::Workloads => to_value(&self.workloads()),
+            Request::Routes => to_value(&self.routes()),
+            Request::RemoveAll => {
+                self.remove_all().await?;
+                Ok(serde_json::Value::Null)
+            }
+            other => Err(Refusal { code: Code::Invalid, message: format!("{other:?} is not a question") }),
+        }
+    }
+
+    fn workloads(&self) -> Vec<Workload> {
+        self.engine.snapshot().endpoints.keys().filter_map(|key| self.workload(key)).collect()
+    }
+
+    fn workload(&self, key: &EndpointKey) -> Option<Workload> {
+        let endpoint = self.engine.snapshot().endpoints.get(key)?;
+        let link = self.kernel.link(&endpoint.link);
+        let routes: BTreeSet<Prefix> = endpoint.addresses.iter().map(|a| Prefix::host(*a)).collect();
+        let about = format!("WorkloadEndpoint/{key}");
+        let findings =
+            self.engine.desired().findings.iter().filter(|(name, _)| {
+                name.strip_prefix(&about).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+            });
+        let mut pending: BTreeMap<String, String> =
+            findings.map(|(name, finding)| (name.clone(), finding.to_string())).collect();
+        for prefix in &routes {
+            let name = format!("route {prefix}");
+            pending.extend(self.pending.get(&name).map(|why| (name, why.clone())));
+        }
+        pending.extend(self.unpublishable.get(key).map(|why| ("store".to_owned(), why.clone())));
+        Some(Workload {
+            endpoint: key.to_string(),
+            link: endpoint.link.to_string(),
+            link_state: match link {
+                None => "absent",
+                Some(link) if link.is_running() => "up",
+                Some(_) => "down",
+            }
+            .to_owned(),
+            addresses: endpoint.addresses.clone(),
+            mac: endpoint.mac.map(|mac| mac.to_string()),
+            labels: endpoint.labels.clone(),
+            source: if self.records.get(key).is_some() { "attached here" } else { "store" }.to_owned(),
+            programmed: routes.iter().filter(|p| self.has_direct(p)).map(ToString::to_string).collect(),
+            pending,
+        })
+    }
+
+    fn has_direct(&self, prefix: &Prefix) -> bool {
+        self.programmed.contains(prefix)
+            && matches!(self.engine.desired().routes.get(prefix), Some(Route::Direct { .. }))
+    }
+
+    fn status(&mut self) -> Status {
+        let desired = self.engine.desired();
+        let count = |wanted: fn(&Route) -> bool| {
+            let of_kind = desired.routes.iter().filter(|(_, route)| wanted(route));
+            of_kind.fold(Count::default(), |count, (prefix, _)| Count {
+                ready: count.ready + usize::from(self.programmed.contains(prefix)),
+                total: count.total + 1,
+            })
+        };
+        let workloads = self.workloads();
+        let mut findings: BTreeMap<String, String> =
+            desired.findings.iter().map(|(name, finding)| (name.clone(), finding.to_string())).collect();
+        for (key, reason) in &self.unpublishable {
+            findings.insert(format!("WorkloadEndpoint/{key} in the store"), reason.clone());
+        }
+        Status {
+            node: self.config.node.to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_s: self.started.elapsed().as_secs(),
+            store: self.store_status(),
+            speaker: self.speaker_status(),
+            workloads: Count {
+                ready: workloads.iter().filter(|w| w.pending.is_empty()).count(),
+                total: workloads.len(),
+            },
+            direct_routes: count(|route| matches!(route, Route::Direct { .. })),
+            learned_routes: count(|route| matches!(route, Route::Remote { .. })),
+            writes: self.writes,
+            drift: self.drift.iter().cloned().collect(),
+            findings,
+            pending: self.pending.clone(),
+            drops: self.kernel.drops(),
+        }
+    }
+
+    fn store_status(&self) -> StoreStatus {
+        let status = self.store.status();
+        let (endpoint, reached, error) = match status.reach {
+            Reach::Local => (self.config.store_file().display().to_string(), true, None),
+            Reach::Connected { server, .. } => (server, true, None),
+            Reach::Disconnected { server, reason, .. } => (server, false, Some(reason)),
+        };
+        let state = match self.sync {
+            Sync::InSync if reached => "in-sync",
+            Sync::InSync | Sync::Snapshot => "from snapshot",
+            Sync::Unknown => "connecting",
+        };
+        let unpublished = self.records.iter().filter(|record| record.published == Published::No).count();
+        let revision = self.snapshot.revision.0.max(status.revision.0);
+        StoreStatus { endpoint, state: state.to_owned(), revision, error, unpublished }
+    }
+
+    fn speaker_status(&self) -> SpeakerStatus {
+        let intents = self.engine.desired().bgp.as_ref().map(|bgp| &bgp.peers);
+        let states = self.voice.peers();
+        let peers: Vec<PeerLine> = intents
+            .into_iter()
+            .flatten()
+            .map(|(address, intent)| {
+                let state = states.get(address);
+                PeerLine {
+                    address: *address,
+                    because: intent.because.clone(),
+                    state: state.map_or("unknown", |peer| peer.state.as_str()).to_owned(),
+                    error: state.and_then(|peer| peer.error.clone()),
+                }
+            })
+            .collect();
+        SpeakerStatus {
+            state: self.voice.state().to_owned(),
+            sessions: Count {
+                ready: peers.iter().filter(|peer| peer.state == "Established").count(),
+                total: peers.len(),
+            },
+            in_sync: self.stale.is_empty() && self.voice.is_in_sync(),
+            peers,
+        }
+    }
+
+    fn routes(&self) -> Vec<RouteState> {
+        let desired = self.engine.desired();
+        let state = |(prefix, route): (&Prefix, &Route)| {
+            let (kind, link, next_hops, because) = match route {
+                Route::Direct { link } => ("direct", Some(link), Vec::new(), self.owner(link)),
+                Route::Remote { next_hops } => {
+                    ("remote", None, next_hops.iter().copied().collect(), "learned by BGP".to_owned())
+                }
+                Route::Unreachable => ("unreachable", None, Vec::new(), self.pool(prefix)),
+            };
+            RouteState {
+                prefix: prefix.to_string(),
+                kind: kind.to_owned(),
+                link: link.map(ToString::to_string),
+                next_hops,
+                because,
+                in_kernel: self.programmed.contains(prefix),
+                pending: self.pending.get(&format!("route {prefix}")).cloned(),
+                advertised: self.voice.advertised().contains(prefix),
+            }
+        };
+        desired.routes.iter().map(state).collect()
+    }
+
+    fn owner(&self, link: &IfName) -> String {
+        self.engine.desired().links.get(link).map_or_else(String::new, |l| format!("workload {}", l.endpoint))
+    }
+
+    fn pool(&self, prefix: &Prefix) -> String {
+        let pool = self.engine.snapshot().pools.values().find(|pool| pool.prefix == *prefix);
+        pool.map_or_else(String::new, |pool| format!("rest of pool {}", pool.name))
+    }
+
+    /// Takes away all that we made in the kernel, and ends.
+    async fn remove_all(&mut self) -> Result<(), Refusal> {
+        self.withdraw_all().await;
+        let ours = self.records.iter().filter_map(|record| match record.intent {
+            Intent::Attached { maker: crate::records::Maker::Us, .. } => Some(record.key()),
+            _ => None,
+        });
+        let endpoints = &self.engine.snapshot().endpoints;
+        let links: Vec<IfName> = ours.filter_map(|key| endpoints.get(&key).map(|e| e.link.clone())).collect();
+        let mut left = self.kernel.remove_all().err().unwrap_or_default();
+        for link in links {
+            let deleted = lasthop_kernel::link::delete(&mut self.socket, &link);
+            left.extend(deleted.err().map(|error| error.to_string()));
+        }
+        if !left.is_empty() {
+            let message = format!("not all could be taken away: {}", left.join("; "));
+            return Err(Refusal { code: Code::Kernel, message });
+        }
+        self.stop();
+        Ok(())
+    }
+}
+
+fn parse(text: &str) -> Result<Prefix, Refusal> {
+    text.parse().map_err(|error| Refusal { code: Code::Invalid, message: format!("{error}") })
+}

@@ -1,0 +1,56 @@
+//! Which store an agent has: a server elsewhere, its own file, or the process of this host that owns the file.
+
+use crate::config::{Config, StoreConfig};
+use anyhow::Context;
+use lasthop_model::Resource;
+use lasthop_store::certs::Files;
+use lasthop_store::server::{self, Listen, Server};
+use lasthop_store::{Candidate, Embedded, OpenError, Options, Remote, Store, Target, Timing, tls};
+use std::sync::Arc;
+
+/// A store, and the server that gives others of this host access to it while it is ours.
+pub struct Opened {
+    /// The store.
+    pub store: Arc<dyn Store>,
+    /// Serves `store.sock` until dropped.
+    pub server: Option<Server>,
+}
+
+/// The judge of documents: what the rest of the program understands.
+#[must_use]
+pub fn options() -> Options {
+    Options::new(Arc::new(|candidate| {
+        match candidate {
+            Candidate::Document { document, .. } => Resource::parse(document).map(drop),
+            Candidate::Replacement { stored, document, .. } => Resource::check_update(stored, document),
+        }
+        .map_err(|invalid| invalid.to_string())
+    }))
+}
+
+/// Opens the store that the configuration names.
+///
+/// # Errors
+/// If a certificate, or this host's own file, cannot be read.
+pub async fn open(config: &Config) -> anyhow::Result<Opened> {
+    let remote = |target| Opened { store: Arc::new(Remote::new(target, Timing::default())), server: None };
+    match &config.store {
+        StoreConfig::Server { address, tls: files } => {
+            let files = Files { ca: files.ca.clone(), certificate: files.certificate.clone(), key: files.key.clone() };
+            Ok(remote(Target::Tcp { server: address.clone(), tls: tls::client_config(&files)? }))
+        }
+        StoreConfig::Embedded => match Embedded::open(&config.store_file(), options()) {
+            Ok(store) => {
+                let store: Arc<dyn Store> = Arc::new(store);
+                let path = config.store_socket();
+                let listen = Listen::Unix { path: path.clone(), group: None };
+                let server = server::serve(store.clone(), vec![listen], Timing::default())
+                    .await
+                    .with_context(|| format!("cannot serve the store at {}", path.display()))?;
+                Ok(Opened { store, server: Some(server) })
+            }
+            Err(OpenError::InUse(_)) => Ok(remote(Target::Unix(config.store_socket()))),
+            Err(error) => Err(error.into()),
+        },
+    }
+}
