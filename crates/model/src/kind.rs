@@ -62,7 +62,7 @@ pub enum ParseKindError {
         hint: String,
     },
     /// A kind of the v3 API that this version does not know.
-    #[error("kind '{0}' is not supported by this version of lasthop")]
+    #[error("'{0}' is a kind that this version of lasthop does not support")]
     Unsupported(&'static str),
 }
 
@@ -198,8 +198,8 @@ mod tests {
         for (text, message) in [
             ("ipool", "'ipool' is not a kind of resource; did you mean 'IPPool'?"),
             ("bgppeer5", "'bgppeer5' is not a kind of resource; did you mean 'BGPPeer'?"),
-            ("networkpolicies", "kind 'NetworkPolicy' is not supported by this version of lasthop"),
-            ("Tier", "kind 'Tier' is not supported by this version of lasthop"),
+            ("networkpolicies", "'NetworkPolicy' is a kind that this version of lasthop does not support"),
+            ("Tier", "'Tier' is a kind that this version of lasthop does not support"),
         ] {
             assert_eq!(text.parse::<Kind>().unwrap_err().to_string(), message);
         }

@@ -91,7 +91,7 @@ fn what_names_a_resource_is_checked_first() {
         ),
         (
             "apiVersion: projectcalico.org/v3\nkind: NetworkPolicy",
-            "f.yaml:2: kind: kind 'NetworkPolicy' is not supported by this version of lasthop",
+            "f.yaml:2: kind: 'NetworkPolicy' is a kind that this version of lasthop does not support",
         ),
         (
             "apiVersion: projectcalico.org/v3\nkind: Node",

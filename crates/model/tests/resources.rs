@@ -273,3 +273,39 @@ fn settings_that_are_not_in_force_are_checked_all_the_same() {
         settings(spec).unwrap();
     }
 }
+
+#[test]
+fn kinds_that_are_not_in_force_can_be_checked_but_not_read() {
+    let check = |kind: &str, name: &str, spec: Value| v3::check(&document(kind, name, spec));
+    for (kind, spec, path) in [
+        (
+            "BGPFilter",
+            json!({"importV4": [{"action": "Accept", "cidr": "fd00::/64", "matchOperator": "In"}]}),
+            "spec.importV4[0].cidr",
+        ),
+        (
+            "BGPFilter",
+            json!({"exportV4": [{"action": "Accept", "cidr": "10.0.0.0/8", "matchOperator": "In", "prefixLength": {"max": 33}}]}),
+            "spec.exportV4[0].prefixLength.max",
+        ),
+        (
+            "BGPFilter",
+            json!({"exportV4": [{"action": "Accept", "operations": [{}]}]}),
+            "spec.exportV4[0].operations[0]",
+        ),
+        ("IPAMConfiguration", json!({"autoAllocateBlocks": false}), "spec.autoAllocateBlocks"),
+        ("IPAMConfiguration", json!({"maxBlocksPerHost": 4}), "spec.maxBlocksPerHost"),
+        ("IPAMConfiguration", json!({"ipCooldownSeconds": 1201}), "spec.ipCooldownSeconds"),
+        ("Tier", json!({"order": "first"}), "spec.order"),
+        ("HostEndpoint", json!({"node": "n"}), "spec.interfaceName"),
+        ("NetworkSet", json!({"net": []}), "spec.net"),
+    ] {
+        assert_eq!(only_path(check(kind, "x", spec)), path, "{kind}");
+    }
+    check("Tier", "x", json!({"order": 1.5, "defaultAction": "Pass"})).unwrap();
+    check("NetworkSet", "x", json!({"nets": ["10.0.0.1", "fd00::/8"]})).unwrap();
+    check("IPAMConfiguration", "default", json!({"strictAffinity": true, "maxBlocksPerHost": 4})).unwrap();
+    check("IPPool", "x", json!({"cidr": "10.0.0.0/16"})).unwrap();
+    let error = Resource::parse(&document("Tier", "x", json!({}))).unwrap_err().to_string();
+    assert_eq!(error, "kind: 'Tier' is a kind that this version of lasthop does not support");
+}

@@ -1,8 +1,7 @@
 //! Whatever a document holds, reading it ends in a resource or in a list of problems, each with a path.
 #![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
 
-use lasthop_model::v3::without_effect;
-use lasthop_model::{Key, Kind, Resource, read_documents, to_json, to_yaml};
+use lasthop_model::{Key, Kind, Resource, read_documents, to_json, to_yaml, v3};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use serde_json::{Value, json};
@@ -11,8 +10,10 @@ use serde_json::{Value, json};
 fn valid() -> Vec<Value> {
     let file: Value = serde_json::from_str(include_str!("data/validation.json")).unwrap();
     let cases = file["cases"].as_array().unwrap().iter();
-    let known =
-        |case: &&Value| case["expected"] == "valid" && Kind::from_document(case["kind"].as_str().unwrap()).is_ok();
+    let known = |case: &&Value| {
+        let kind = case["kind"].as_str().unwrap();
+        case["expected"] == "valid" && (Kind::from_document(kind).is_ok() || v3::checked_kinds().contains(&kind))
+    };
     let full = read_documents(include_str!("data/full.yaml"), "full.yaml").unwrap();
     let full = full.into_iter().map(|document| document.value);
     cases.filter(known).map(|case| case["resource"].clone()).chain(full).collect()
@@ -111,8 +112,12 @@ fn mutate(document: &mut Value, mutation: Mutation) {
 }
 
 fn check(document: &Value) -> Result<(), TestCaseError> {
-    match Resource::parse(document) {
-        Ok(resource) => prop_assert_eq!(resource.key(), Key::of(document).unwrap()),
+    if let Ok(resource) = Resource::parse(document) {
+        prop_assert_eq!(resource.key(), Key::of(document).unwrap());
+        prop_assert!(v3::check(document).is_ok());
+    }
+    match v3::check(document) {
+        Ok(()) => {}
         Err(invalid) => {
             let line = invalid.to_string();
             prop_assert!(!invalid.problems.is_empty());
@@ -123,7 +128,7 @@ fn check(document: &Value) -> Result<(), TestCaseError> {
             }
         }
     }
-    for notice in without_effect(document) {
+    for notice in v3::without_effect(document) {
         prop_assert!(!notice.path.is_empty());
     }
     Ok(())
@@ -152,7 +157,7 @@ proptest! {
     fn an_unknown_field_anywhere_in_spec_is_refused_by_its_path(at in any::<Index>(), field in "zz[a-z]{1,8}") {
         let mut document = at.get(valid_documents()).clone();
         document["spec"][&field] = json!(1);
-        let invalid = Resource::parse(&document).unwrap_err();
+        let invalid = v3::check(&document).unwrap_err();
         prop_assert_eq!(&invalid.problems[0].path, &format!("spec.{}", field));
     }
 

@@ -5,7 +5,7 @@
 use super::shape::{Checker, Field, Shape, field, shorten};
 use super::spot::Spot;
 use super::{API_VERSION, text};
-use crate::{Invalid, Key, Kind, Labels, suggest};
+use crate::{Invalid, Key, Kind, Labels, Scope, suggest};
 use serde_json::Value;
 
 /// Limit of all annotations together (Kubernetes' `TotalAnnotationSizeLimitB`).
@@ -94,11 +94,11 @@ fn name_of(document: &Value, kind: Kind) -> Result<Key, Invalid> {
 }
 
 /// What the tables cannot say.
-pub(super) fn check(checker: &mut Checker, document: &Value, key: &Key) {
+pub(super) fn check(checker: &mut Checker, document: &Value, (kind, scope): (&str, Scope)) {
     let root = Spot::root(document);
     let Some(metadata) = root.get("metadata") else { return };
-    if let (false, Some(namespace)) = (key.kind.is_namespaced(), metadata.get("namespace")) {
-        let reason = format!("{} has no namespace; remove it", key.kind);
+    if let (Scope::Cluster, Some(namespace)) = (scope, metadata.get("namespace")) {
+        let reason = format!("{kind} has no namespace; remove it");
         checker.add(&namespace.path, Some(namespace.value), reason);
     }
     if let Some(annotations) = metadata.get("annotations")

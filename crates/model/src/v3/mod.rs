@@ -9,6 +9,7 @@ mod bgp;
 mod endpoint;
 mod felix;
 mod felix_fields;
+mod later;
 mod metadata;
 mod node;
 mod pool;
@@ -24,6 +25,8 @@ use std::fmt;
 
 /// The `apiVersion` of every kind.
 pub const API_VERSION: &str = "projectcalico.org/v3";
+
+pub use later::{check, checked_kinds};
 
 pub(crate) use endpoint::to_document as endpoint_to_document;
 pub(crate) use metadata::key;
@@ -88,7 +91,7 @@ pub(crate) fn parse(document: &Value) -> Result<Resource, Invalid> {
 
 fn resource(checker: &mut Checker, object: &Map<String, Value>, document: &Value, key: &Key) -> Option<Resource> {
     checker.table("", object, fields_of(key.kind));
-    metadata::check(checker, document, key);
+    metadata::check(checker, document, (key.kind.name(), key.kind.scope()));
     let root = Spot::root(document);
     let nothing = Value::Object(Map::new());
     let spec = root.get("spec").unwrap_or(Spot { value: &nothing, path: "spec".to_owned() });

@@ -16,6 +16,8 @@ pub(crate) enum Shape {
     Truth,
     /// A whole number from … to ….
     Integer(i64, i64),
+    /// Any number.
+    Number,
     /// Any text.
     Text,
     /// Text that passes a check.
@@ -136,7 +138,10 @@ impl Checker {
     /// Checks one value.
     pub(crate) fn value(&mut self, path: &str, value: &Value, shape: &'static Shape) {
         match (shape, value) {
-            (Shape::Free, _) | (Shape::Truth, Value::Bool(_)) | (Shape::Text, Value::String(_)) => {}
+            (Shape::Free, _)
+            | (Shape::Truth, Value::Bool(_))
+            | (Shape::Number, Value::Number(_))
+            | (Shape::Text, Value::String(_)) => {}
             (Shape::Integer(from, to), Value::Number(number)) => {
                 let fits = number.as_i64().is_some_and(|n| (*from..=*to).contains(&n));
                 if !fits {
@@ -204,7 +209,7 @@ impl Checker {
             ) => {
                 format!("{value} is {}, but {wanted} is needed; put it in quotes", type_of(value))
             }
-            (Shape::Integer(..) | Shape::Truth, Value::String(text)) => {
+            (Shape::Integer(..) | Shape::Number | Shape::Truth, Value::String(text)) => {
                 format!("'{}' is text; write {wanted} (no quotes)", shorten(text))
             }
             _ => format!("is {}; write {wanted}", type_of(value)),
@@ -225,6 +230,7 @@ fn describe(shape: &Shape) -> Cow<'static, str> {
     match shape {
         Shape::Truth => "true or false".into(),
         Shape::Integer(from, to) => format!("a whole number from {from} to {to}").into(),
+        Shape::Number => "a number".into(),
         Shape::Text | Shape::Checked(_) => "text".into(),
         Shape::OneOf(words) | Shape::AnyCase(words) => format!("one of {}", words.join(", ")).into(),
         Shape::Asn => "an AS number".into(),

@@ -3,7 +3,7 @@
 use super::shape::shorten;
 use crate::name::is_subdomain;
 use crate::selector::Selector;
-use lasthop_net::{IfName, Mac, Prefix};
+use lasthop_net::{Family, IfName, Mac, Prefix};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 type Checked = Result<(), String>;
@@ -145,6 +145,21 @@ pub(crate) fn prefix(text: &str) -> Checked {
     shorten(text).parse::<Prefix>().map(drop).map_err(|error| error.to_string())
 }
 
+fn prefix_of(text: &str, family: Family) -> Checked {
+    let prefix: Prefix = shorten(text).parse::<Prefix>().map_err(|error| error.to_string())?;
+    if prefix.family() == family { Ok(()) } else { Err(format!("'{text}' is not an {family} prefix")) }
+}
+
+/// An IPv4 prefix or address.
+pub(crate) fn prefix_v4(text: &str) -> Checked {
+    prefix_of(text, Family::V4)
+}
+
+/// An IPv6 prefix or address.
+pub(crate) fn prefix_v6(text: &str) -> Checked {
+    prefix_of(text, Family::V6)
+}
+
 /// A prefix with its length written out and no bits past it.
 pub(crate) fn exact_prefix(text: &str) -> Checked {
     let prefix: Prefix = shorten(text).parse::<Prefix>().map_err(|error| error.to_string())?;
@@ -186,29 +201,27 @@ fn station(text: &str, address: IpAddr) -> Checked {
     Err(format!("'{text}' is {what}; write an address that one station can have"))
 }
 
-fn interface_address(text: &str, family: lasthop_net::Family) -> Checked {
+fn interface_address(text: &str, family: Family) -> Checked {
     let example = match family {
-        lasthop_net::Family::V4 => "172.18.203.10/24",
-        lasthop_net::Family::V6 => "fd00:203::10/64",
+        Family::V4 => "172.18.203.10/24",
+        Family::V6 => "fd00:203::10/64",
     };
     let prefix: Prefix = shorten(text).parse::<Prefix>().map_err(|error| error.to_string())?;
     let address = text.split('/').next().unwrap_or_default();
     match address.parse::<IpAddr>() {
-        Ok(address) if prefix.family() == family && lasthop_net::Family::of(address) == family => {
-            station(text, address)
-        }
+        Ok(address) if prefix.family() == family && Family::of(address) == family => station(text, address),
         _ => Err(format!("'{text}' is not an {family} address with length; write e.g. {example}")),
     }
 }
 
 /// An IPv4 address with its length.
 pub(crate) fn interface_v4(text: &str) -> Checked {
-    interface_address(text, lasthop_net::Family::V4)
+    interface_address(text, Family::V4)
 }
 
 /// An IPv6 address with its length.
 pub(crate) fn interface_v6(text: &str) -> Checked {
-    interface_address(text, lasthop_net::Family::V6)
+    interface_address(text, Family::V6)
 }
 
 /// A MAC address of one station.
@@ -249,11 +262,21 @@ pub(crate) fn link_prefixes(text: &str) -> Checked {
     }
 }
 
+/// A link name, or `*` for all.
+pub(crate) fn link_or_all(text: &str) -> Checked {
+    if text == "*" { Ok(()) } else { link(text) }
+}
+
 /// A link name with wildcards, but not every link.
 pub(crate) fn link_wildcard(text: &str) -> Checked {
     if text == "*" {
         return Err("'*' is every interface; write a narrower pattern, e.g. docker*".to_owned());
     }
+    link_pattern(text)
+}
+
+/// A link name with wildcards.
+pub(crate) fn link_pattern(text: &str) -> Checked {
     if is_link_word(&text.replace('*', "x")) {
         return Ok(());
     }
