@@ -7,12 +7,14 @@
 //!   went is concluded from the link's announcement.
 
 mod foreign;
+mod listing;
 mod message;
 mod nexthop;
 mod resolve;
 mod sets;
 mod table;
 
+pub use listing::{ListedRoute, Way, main_table, protocol_name};
 pub use message::{OwnRoute, RouteEntry, Shape, wire_metric};
 pub use nexthop::{Egress, NextHop};
 pub(crate) use nexthop::{RTM_DELNEXTHOP, RTM_NEWNEXTHOP};

@@ -62,6 +62,11 @@ pub(crate) fn parse(message: Received<'_>) -> Option<(u32, RouteProtocol, NextHo
     Some((id, RouteProtocol(fixed[2]), content))
 }
 
+/// The request to list all next hop objects.
+pub(super) fn list() -> Message {
+    Message::new(RTM_GETNEXTHOP, 0).fixed(&[0; NHMSG])
+}
+
 /// The next hop objects of ours: our protocol, and an id of our range.
 #[derive(Debug)]
 pub(super) struct NextHopTable {
@@ -85,8 +90,7 @@ impl Table for NextHopTable {
     type Value = NextHop;
 
     fn read_back(&mut self) -> Result<BTreeMap<u32, NextHop>, Error> {
-        let request = Message::new(RTM_GETNEXTHOP, 0).fixed(&[0; NHMSG]);
-        let replies = self.socket.dump(&request, "list next hop objects")?;
+        let replies = self.socket.dump(&list(), "list next hop objects")?;
         self.taken.clear();
         let mut ours = BTreeMap::new();
         for (id, protocol, content) in replies.iter().filter_map(parse) {

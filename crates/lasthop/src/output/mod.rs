@@ -2,6 +2,7 @@
 //! and only this module decides how it looks.
 
 pub(crate) mod bgp;
+mod host_routes;
 mod paint;
 mod resources;
 mod routes;
@@ -10,6 +11,7 @@ mod status;
 mod time;
 mod workloads;
 
+pub(crate) use host_routes::{host_routes, merge};
 pub(crate) use paint::{Paint, Tone};
 pub(crate) use resources::{Deed, Done, change, deeds, resources, yaml_documents};
 pub(crate) use routes::routes;
