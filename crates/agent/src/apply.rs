@@ -6,7 +6,6 @@
 
 use crate::api::Drift;
 use crate::run::{Agent, DRIFT_KEPT, Look, Sync};
-use crate::shim::Shim;
 use crate::voice::Confirmed;
 use lasthop_compute::{Changes, Event, Route};
 use lasthop_kernel::KernelEvent;
@@ -61,7 +60,7 @@ impl Agent {
     fn guard(&mut self) {
         if !self.kernel.is_guarded() {
             let outcome = self.kernel.sync_skeleton(self.engine.desired());
-            self.count("guard", &outcome, |key| key.to_string());
+            self.count("guard", &outcome, ToString::to_string);
         }
     }
 
@@ -106,7 +105,11 @@ impl Agent {
         let desired = self.engine.desired();
         if everything || changes.skeleton {
             let outcome = self.kernel.sync_skeleton(desired);
-            self.count("guard", &outcome, |key| key.to_string());
+            self.count("guard", &outcome, ToString::to_string);
+        }
+        if !self.kernel.is_guarded() {
+            // Without the guard nothing may be reachable; what is there already stays as it is.
+            return Outcome::default();
         }
         let desired = self.engine.desired();
         let outcome = self.kernel.sync_sources(desired, scope(everything, &changes.sources));

@@ -9,7 +9,6 @@ mod feed;
 mod http;
 mod records;
 mod run;
-mod shim;
 mod snapshot;
 mod socket;
 pub mod speaker;

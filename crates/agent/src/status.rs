@@ -6,7 +6,6 @@ use crate::api::{
 use crate::attach::to_value;
 use crate::records::{Intent, Published};
 use crate::run::{Agent, Sync};
-use crate::shim::Shim;
 use crate::voice::{self, Question};
 use lasthop_compute::Route;
 use lasthop_model::EndpointKey;
