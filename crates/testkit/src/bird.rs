@@ -101,6 +101,15 @@ impl Bird {
         self.ask("configure").map(|_| ())
     }
 
+    /// Changes the configuration file, for the next [`Self::restart`].
+    ///
+    /// # Errors
+    /// If it cannot be read or written.
+    pub fn rewrite(&self, change: impl FnOnce(String) -> String) -> Result<()> {
+        let path = self.directory.path().join("bird.conf");
+        Ok(std::fs::write(&path, change(std::fs::read_to_string(&path)?))?)
+    }
+
     /// Its process, for signals.
     #[must_use]
     pub fn process(&self) -> &Process {

@@ -113,6 +113,12 @@ impl Client {
         }
     }
 
+    /// The speaker's socket.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Whether the line is up.
     #[must_use]
     pub fn is_connected(&self) -> bool {

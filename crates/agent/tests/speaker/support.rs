@@ -1,9 +1,6 @@
 //! A speaker in a process of its own, in a namespace, and an agent that talks to it. The process is this test program
 //! again, run for the one ignored test `speaker_process`; so it can be killed like the real one.
 
-#![allow(dead_code, unreachable_pub, reason = "shared by several test programs, each of which uses a part")]
-#![allow(clippy::unwrap_used, reason = "a test")]
-
 use lasthop_agent::config::Config;
 use lasthop_agent::speaker::protocol::ToSpeaker;
 use lasthop_agent::speaker::{Client, Event, OnStop, PeerState, Question, serve};
@@ -17,13 +14,13 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// How long a test waits for what ought to take well under a second.
-pub const LIMIT: Duration = Duration::from_secs(10);
+pub(crate) const LIMIT: Duration = Duration::from_secs(10);
 
-const DIRECTORY: &str = "LASTHOP_TEST_RUN_DIRECTORY";
+pub(crate) const DIRECTORY: &str = "LASTHOP_TEST_RUN_DIRECTORY";
 const ON_STOP: &str = "LASTHOP_TEST_WITHDRAW";
 
 /// The body of the ignored test `speaker_process`.
-pub fn speaker_process() {
+pub(crate) fn speaker_process() {
     let Some(directory) = std::env::var_os(DIRECTORY) else { return };
     tracing_subscriber::fmt()
         .with_max_level(tracing::Level::DEBUG)
@@ -40,43 +37,43 @@ pub fn speaker_process() {
 }
 
 /// A speaker's process.
-pub struct Speaker {
+pub(crate) struct Speaker {
     host: Host,
     directory: tempfile::TempDir,
     on_stop: OnStop,
-    pub process: Process,
+    pub(crate) process: Process,
 }
 
 impl Speaker {
-    pub fn start(host: &Host) -> Self {
+    pub(crate) fn start(host: &Host) -> Self {
         Self::start_with(host, OnStop::KeepRoutes)
     }
 
-    pub fn start_with(host: &Host, on_stop: OnStop) -> Self {
+    pub(crate) fn start_with(host: &Host, on_stop: OnStop) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let process = spawn(host, directory.path(), on_stop);
         Self { host: host.clone(), directory, on_stop, process }
     }
 
-    pub fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.directory.path().join("bgp.sock")
     }
 
-    pub fn directory(&self) -> &Path {
+    pub(crate) fn directory(&self) -> &Path {
         self.directory.path()
     }
 
     /// `kill -9`.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.process.kill().unwrap();
     }
 
     /// As a supervisor would after a crash.
-    pub fn start_again(&mut self) {
+    pub(crate) fn start_again(&mut self) {
         self.process = spawn(&self.host, self.directory.path(), self.on_stop);
     }
 
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.directory.path().join("bgp.log")).unwrap_or_default()
     }
 }
@@ -101,26 +98,26 @@ fn spawn(host: &Host, directory: &Path, on_stop: OnStop) -> Process {
 }
 
 /// An agent: what it wants, and what it has heard.
-pub struct Agent {
+pub(crate) struct Agent {
     runtime: tokio::runtime::Runtime,
-    pub client: Client,
-    pub config: SpeakerConfig,
-    pub peers: Vec<PeerConfig>,
-    pub own: BTreeSet<Prefix>,
+    pub(crate) client: Client,
+    pub(crate) config: SpeakerConfig,
+    pub(crate) peers: Vec<PeerConfig>,
+    pub(crate) own: BTreeSet<Prefix>,
     /// Learned routes, as an agent keeps them over a reconnect.
-    pub routes: BTreeMap<Prefix, Vec<IpAddr>>,
+    pub(crate) routes: BTreeMap<Prefix, Vec<IpAddr>>,
     heard_since_connect: BTreeSet<Prefix>,
-    pub connects: usize,
-    pub in_sync: bool,
-    pub states: Vec<PeerState>,
-    pub withdrawn: BTreeSet<u64>,
-    pub listening: Option<(u16, Option<String>)>,
-    pub answers: BTreeMap<u64, Result<String, String>>,
-    pub disconnects: Vec<String>,
+    pub(crate) connects: usize,
+    pub(crate) in_sync: bool,
+    pub(crate) states: Vec<PeerState>,
+    pub(crate) withdrawn: BTreeSet<u64>,
+    pub(crate) listening: Option<(u16, Option<String>)>,
+    pub(crate) answers: BTreeMap<u64, Result<String, String>>,
+    pub(crate) disconnects: Vec<String>,
 }
 
 impl Agent {
-    pub fn new(socket: &Path, config: SpeakerConfig, peers: Vec<PeerConfig>) -> Self {
+    pub(crate) fn new(socket: &Path, config: SpeakerConfig, peers: Vec<PeerConfig>) -> Self {
         Self {
             runtime: tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap(),
             client: Client::new(socket),
@@ -140,7 +137,7 @@ impl Agent {
     }
 
     /// Takes events until `done`; how long that took.
-    pub fn wait(&mut self, what: &str, limit: Duration, mut done: impl FnMut(&Self) -> bool) -> Duration {
+    pub(crate) fn wait(&mut self, what: &str, limit: Duration, mut done: impl FnMut(&Self) -> bool) -> Duration {
         let start = Instant::now();
         while !done(self) {
             let left = limit.saturating_sub(start.elapsed());
@@ -162,7 +159,7 @@ impl Agent {
     }
 
     /// Takes events for this long.
-    pub fn listen_for(&mut self, time: Duration) {
+    pub(crate) fn listen_for(&mut self, time: Duration) {
         let end = Instant::now() + time;
         while let Ok(event) = self.runtime.block_on(async {
             tokio::time::timeout(end.saturating_duration_since(Instant::now()), self.client.recv()).await
@@ -204,32 +201,32 @@ impl Agent {
         }
     }
 
-    pub fn advertise(&mut self, prefixes: &[&str]) {
+    pub(crate) fn advertise(&mut self, prefixes: &[&str]) {
         let prefixes: Vec<Prefix> = prefixes.iter().map(|text| text.parse().unwrap()).collect();
         self.own.extend(&prefixes);
         self.client.send(&ToSpeaker::Advertise(prefixes));
     }
 
-    pub fn withdraw(&mut self, seq: u64, prefixes: &[&str]) {
+    pub(crate) fn withdraw(&mut self, seq: u64, prefixes: &[&str]) {
         let prefixes: Vec<Prefix> = prefixes.iter().map(|text| text.parse().unwrap()).collect();
         self.own.retain(|prefix| !prefixes.contains(prefix));
         self.client.send(&ToSpeaker::Withdraw { seq, prefixes });
     }
 
-    pub fn set_peers(&mut self, peers: Vec<PeerConfig>) {
+    pub(crate) fn set_peers(&mut self, peers: Vec<PeerConfig>) {
         self.peers = peers;
         self.client.send(&ToSpeaker::Peers(self.peers.clone()));
     }
 
     /// The answer to a question, parsed.
-    pub fn ask(&mut self, question: Question) -> serde_json::Value {
+    pub(crate) fn ask(&mut self, question: Question) -> serde_json::Value {
         let id = self.answers.len() as u64 + 1000;
         self.client.send(&ToSpeaker::Ask { id, question });
         self.wait("an answer", LIMIT, |agent| agent.answers.contains_key(&id));
         serde_json::from_str(self.answers[&id].as_ref().unwrap()).unwrap()
     }
 
-    pub fn established(&mut self, peer: &str) -> Duration {
+    pub(crate) fn established(&mut self, peer: &str) -> Duration {
         let peer: IpAddr = peer.parse().unwrap();
         self.wait(&format!("{peer} is established"), LIMIT, |agent| {
             agent.states.iter().any(|state| state.address == peer && state.is_established())
@@ -237,7 +234,7 @@ impl Agent {
     }
 
     /// Waits until a prefix is learned with exactly these next hops.
-    pub fn learned(&mut self, text: &str, next_hops: &[&str]) -> Duration {
+    pub(crate) fn learned(&mut self, text: &str, next_hops: &[&str]) -> Duration {
         let prefix: Prefix = text.parse().unwrap();
         let next_hops: Vec<IpAddr> = next_hops.iter().map(|text| text.parse().unwrap()).collect();
         self.wait(&format!("{text} via {next_hops:?}"), LIMIT, |agent| {
@@ -246,7 +243,7 @@ impl Agent {
     }
 }
 
-pub fn config(asn: u32, router_id: &str) -> SpeakerConfig {
+pub(crate) fn config(asn: u32, router_id: &str) -> SpeakerConfig {
     SpeakerConfig {
         asn: Asn(asn),
         router_id: router_id.parse::<Ipv4Addr>().unwrap(),
@@ -258,7 +255,7 @@ pub fn config(asn: u32, router_id: &str) -> SpeakerConfig {
 }
 
 /// A peer as the agent would configure it for a host with both families on `eth0`.
-pub fn peer(local: &str, address: &str, asn: u32) -> PeerConfig {
+pub(crate) fn peer(local: &str, address: &str, asn: u32) -> PeerConfig {
     let last = local.rsplit(['.', ':']).next().unwrap();
     PeerConfig {
         address: address.parse().unwrap(),
@@ -274,4 +271,23 @@ pub fn peer(local: &str, address: &str, asn: u32) -> PeerConfig {
         families: Family::ALL.into(),
         hold_time: Duration::from_secs(90),
     }
+}
+
+/// BIRD's end of a session: `protocol bgp NAME`, both families, everything in and out.
+pub(crate) fn bird_session(name: &str, local: (&str, u32), peer: (&str, u32), options: &str) -> String {
+    let last = local.0.rsplit(['.', ':']).next().unwrap();
+    format!(
+        "protocol bgp {name} {{
+           local {} as {}; neighbor {} as {}; direct;
+           connect delay time 1; connect retry time 1; error wait time 1, 2; {options}
+           ipv4 {{ import all; export all; next hop address 10.99.0.{last}; }};
+           ipv6 {{ import all; export all; next hop address fd00:99::{last}; }};
+         }}\n",
+        local.0, local.1, peer.0, peer.1
+    )
+}
+
+/// BIRD's own routes; each text is one or more `route …;`.
+pub(crate) fn bird_routes(v4: &str, v6: &str) -> String {
+    format!("protocol static s4 {{ ipv4; {v4} }}\nprotocol static s6 {{ ipv6; {v6} }}\n")
 }

@@ -1,9 +1,6 @@
-//! The line between agent and speaker, and the speaker's process, without peers: see `bird.rs` for those.
+//! The line between agent and speaker, and the speaker's process, without peers: see `bird` for those.
 
-#![allow(clippy::unwrap_used, reason = "a test")]
-
-mod support;
-
+use crate::support::{Agent, LIMIT, Speaker, config, peer};
 use lasthop_agent::speaker::Question;
 use lasthop_agent::speaker::protocol::{Frames, ToAgent, ToSpeaker, VERSION, encode};
 use lasthop_testkit::netns::{Host, Net, eventually};
@@ -13,13 +10,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
-use support::{Agent, LIMIT, Speaker, config, peer};
-
-#[test]
-#[ignore = "the speaker's process, started by the other tests"]
-fn speaker_process() {
-    support::speaker_process();
-}
 
 fn host() -> Host {
     Net::new().unwrap().host("a", &["10.99.0.1/24", "fd00:99::1/64"]).unwrap()
@@ -159,7 +149,7 @@ fn a_second_speaker_in_the_same_directory_is_refused() {
     drop(connect(&speaker));
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["speaker_process", "--exact", "--ignored", "--nocapture", "--quiet"]);
-    command.env("LASTHOP_TEST_RUN_DIRECTORY", speaker.directory());
+    command.env(crate::support::DIRECTORY, speaker.directory());
     let output = command.output().unwrap();
     assert!(!output.status.success());
     let text = String::from_utf8_lossy(&output.stderr).into_owned();

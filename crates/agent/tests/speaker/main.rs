@@ -1,0 +1,14 @@
+//! The speaker's process: the agent's line to it, and its sessions with a real BIRD, in network namespaces.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod bird;
+mod line;
+mod restart;
+mod support;
+
+#[test]
+#[ignore = "the speaker's process, started by the other tests"]
+fn speaker_process() {
+    support::speaker_process();
+}
