@@ -55,6 +55,12 @@ pub(super) enum Event {
     Flushed { link: u64, seq: u64 },
 }
 
+impl Event {
+    fn concerns_a_peer(&self) -> bool {
+        matches!(self, Self::Accepted(..) | Self::Dialled { .. } | Self::Received { .. } | Self::Closed { .. })
+    }
+}
+
 /// The port we listen on, and why it is not open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Listening {
@@ -189,6 +195,11 @@ impl Driver {
     /// Takes one event. [`Self::carry_out`] is to follow, after one or after many.
     pub(super) fn handle(&mut self, event: Event) {
         let now = Instant::now();
+        if event.concerns_a_peer()
+            && let Some(link) = &mut self.agent
+        {
+            link.look_soon(now);
+        }
         match event {
             Event::Accepted(stream, peer) => self.accepted(now, stream, peer.ip()),
             Event::Dialled { conn, peer, result } => self.dialled(now, (conn, peer), result),
@@ -348,7 +359,7 @@ impl Driver {
         if changed {
             self.changed(now);
             if let Some(link) = &mut self.agent {
-                link.peers_changed = true;
+                link.look_at = Some(now);
             }
         }
     }
@@ -412,6 +423,7 @@ impl Driver {
     /// Carries out what the speaker wants done, and tells the agent what is new.
     pub(super) fn carry_out(&mut self) {
         let Some(mut speaker) = self.speaker.take() else { return };
+        let now = Instant::now();
         while let Some(output) = speaker.poll_output() {
             match output {
                 Output::Connect { conn, peer, local, port } => self.dial(conn, SocketAddr::new(peer, port), local),
@@ -419,7 +431,7 @@ impl Driver {
                     if let Some(connection) = self.connections.get(&conn)
                         && connection.send(bytes) == Queue::Congested
                     {
-                        speaker.handle(Instant::now(), Input::Congested { conn });
+                        speaker.handle(now, Input::Congested { conn });
                     }
                 }
                 Output::Close { conn } => {
@@ -443,14 +455,14 @@ impl Driver {
                 Output::LearnedInSync => self.in_sync = InSync::Yes,
                 Output::PeerChanged { .. } => {
                     if let Some(link) = &mut self.agent {
-                        link.peers_changed = true;
+                        link.look_at = Some(now);
                     }
                 }
             }
         }
         if let Some(link) = &mut self.agent {
             link.tell(&self.learned, self.in_sync);
-            if link.peers_changed {
+            if link.look_at.is_some_and(|at| at <= now) {
                 link.tell_peers(answer::states(&speaker, Now::read()));
             }
         }

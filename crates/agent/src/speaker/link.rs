@@ -21,6 +21,9 @@ const GREETING_LIMIT: Duration = Duration::from_secs(5);
 /// How long a withdrawal may wait for a peer that does not read, before the agent goes on without it.
 const WITHDRAW_LIMIT: Duration = Duration::from_secs(1);
 
+/// How long small news of a peer (a failed attempt, a number of prefixes) may wait.
+const LOOK_AFTER: Duration = Duration::from_millis(500);
+
 /// An agent on the line.
 pub(super) struct Link {
     /// Its number; what a former one still says is not heard.
@@ -30,8 +33,9 @@ pub(super) struct Link {
     pub(super) named: Option<BTreeSet<Prefix>>,
     /// Learned prefixes to tell.
     pub(super) untold: BTreeSet<Prefix>,
-    /// Whether peers changed since it was told.
-    pub(super) peers_changed: bool,
+    /// When it is to be told how the peers are, if that changed.
+    pub(super) look_at: Option<Instant>,
+    told_peers: Vec<PeerState>,
     told_in_sync: bool,
     withdrawals: BTreeMap<u64, Instant>,
     signals: mpsc::UnboundedSender<Event>,
@@ -67,7 +71,8 @@ impl Link {
             connection,
             named: Some(BTreeSet::new()),
             untold,
-            peers_changed: true,
+            look_at: Some(Instant::now()),
+            told_peers: Vec::new(),
             told_in_sync: false,
             withdrawals: BTreeMap::new(),
             signals: events.signals,
@@ -103,10 +108,25 @@ impl Link {
         }
     }
 
-    /// Tells how the peers are.
-    pub(super) fn tell_peers(&mut self, peers: Vec<PeerState>) {
-        self.peers_changed = false;
-        self.say(&ToAgent::PeerStates(peers));
+    /// Something happened to a peer: it will be told within [`LOOK_AFTER`], with what else happens until then.
+    pub(super) fn look_soon(&mut self, now: Instant) {
+        self.look_at.get_or_insert(now + LOOK_AFTER);
+    }
+
+    /// Tells how the peers are, if that changed.
+    pub(super) fn tell_peers(&mut self, mut peers: Vec<PeerState>) {
+        self.look_at = None;
+        // The same moment read from two clocks may come out a second apart.
+        for peer in &mut peers {
+            let told = self.told_peers.iter().find(|told| (told.address, &told.state) == (peer.address, &peer.state));
+            if let Some(told) = told.filter(|told| told.since.abs_diff(peer.since) <= 1) {
+                peer.since = told.since;
+            }
+        }
+        if peers != self.told_peers {
+            self.say(&ToAgent::PeerStates(peers.clone()));
+            self.told_peers = peers;
+        }
     }
 
     /// Answers a withdrawal once all `connections` are that far.
@@ -125,9 +145,9 @@ impl Link {
         }
     }
 
-    /// When a withdrawal has waited long enough.
+    /// When a withdrawal has waited long enough, or the peers are to be looked at.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
-        self.withdrawals.values().min().copied()
+        self.withdrawals.values().copied().chain(self.look_at).min()
     }
 
     /// Answers the withdrawals that have waited long enough.

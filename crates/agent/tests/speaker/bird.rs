@@ -126,7 +126,7 @@ fn the_speaker_reflects_between_two_birds() {
                 &format!("route 10.65.{prefix}.0/24 unreachable;"),
                 &format!("route fd00:65:{prefix}::/64 unreachable;"),
             )
-            + &bird_session("rr", (own, 64512), ("10.99.0.3", 64512), "")
+            + &bird_session("reflector", (own, 64512), ("10.99.0.3", 64512), "")
     };
     let left = Bird::start(&a, &client("10.99.0.1", 1)).unwrap();
     let right = Bird::start(&b, &client("10.99.0.2", 2)).unwrap();
@@ -257,28 +257,33 @@ fn ten_thousand_routes_arrive() {
 fn collide(our_id: &str, their_id: &str) {
     const PEERS: u32 = 50;
     let net = Net::new().unwrap();
-    let a = net.host("a", &["10.99.0.1/16"]).unwrap();
-    let addresses: Vec<String> = (1..=PEERS).map(|i| format!("10.99.1.{i}/16")).collect();
-    let b = net.host("b", &addresses.iter().map(String::as_str).collect::<Vec<_>>()).unwrap();
+    // BIRD has no two sessions with one address.
+    let host = |name, third: u8| {
+        let addresses: Vec<String> = (1..=PEERS).map(|i| format!("10.99.{third}.{i}/16")).collect();
+        net.host(name, &addresses.iter().map(String::as_str).collect::<Vec<_>>()).unwrap()
+    };
+    let (a, b) = (host("a", 1), host("b", 2));
     let mac = |host: &Host| -> String {
         let link = host.run("ip", &["-br", "link", "show", "eth0"]).unwrap();
         link.split_whitespace().find(|word| word.matches(':').count() == 5).unwrap().to_owned()
     };
     let (our_mac, their_mac) = (mac(&a), mac(&b));
     a.ip("link set eth0 arp off\n").unwrap();
-    let entries: String =
-        (1..=PEERS).map(|i| format!("neigh replace 10.99.1.{i} lladdr {their_mac} dev eth0 nud permanent\n")).collect();
-    a.ip(&entries).unwrap();
+    let neighbours = |third: u8, mac: &str| -> String {
+        let line = |i| format!("neigh replace 10.99.{third}.{i} lladdr {mac} dev eth0 nud permanent\n");
+        (1..=PEERS).map(line).collect()
+    };
+    a.ip(&neighbours(2, &their_mac)).unwrap();
     b.enter(|| std::fs::write("/proc/sys/net/ipv4/neigh/eth0/mcast_solicit", "60")).unwrap();
     let sessions: String = (1..=PEERS)
         .map(|i| {
             format!(
-                "protocol bgp p{i} {{ local 10.99.1.{i} as 64512; neighbor 10.99.0.1 as 64512; direct; ipv4;
+                "protocol bgp p{i} {{ local 10.99.2.{i} as 64512; neighbor 10.99.1.{i} as 64512; direct; ipv4;
                    connect delay time 1; connect retry time 60; error wait time 1, 2; }}\n"
             )
         })
         .collect();
-    let peers = (1..=PEERS).map(|i| peer("10.99.0.1", &format!("10.99.1.{i}"), 64512)).collect();
+    let peers = (1..=PEERS).map(|i| peer(&format!("10.99.1.{i}"), &format!("10.99.2.{i}"), 64512)).collect();
     let (_speaker, mut agent) = speaker(&a, our_id, 64512, Vec::new());
     agent.wait("listening", LIMIT, |agent| agent.listening.is_some());
     let bird = Bird::start(&b, &(base(their_id) + "debug protocols { states, events };\n" + &sessions)).unwrap();
@@ -286,7 +291,7 @@ fn collide(our_id: &str, their_id: &str) {
     agent.listen_for(Duration::from_millis(1100));
     agent.set_peers(peers);
     agent.listen_for(Duration::from_millis(200));
-    b.ip(&format!("neigh replace 10.99.0.1 lladdr {our_mac} dev eth0 nud permanent\n")).unwrap();
+    b.ip(&neighbours(1, &our_mac)).unwrap();
     let up = |agent: &Agent| agent.states.iter().filter(|state| state.is_established()).count();
     let time = agent.wait("all are established", LIMIT, |agent| up(agent) == PEERS as usize);
     agent.listen_for(Duration::from_secs(1));

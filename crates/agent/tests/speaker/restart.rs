@@ -32,6 +32,7 @@ fn agent(speaker: &Speaker) -> Agent {
 
 /// Both sides have everything.
 fn settle(agent: &mut Agent, bird: &Bird) {
+    agent.established("10.99.0.2");
     for prefix in OURS {
         bird.has_route(prefix, LIMIT).unwrap();
     }
