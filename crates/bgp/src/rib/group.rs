@@ -45,9 +45,18 @@ struct Memo {
     result: Result<Arc<AttributeBlock>, NotAdvertised>,
 }
 
+/// What is not shown for now (RFC 4724 section 4.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hold {
+    Nothing,
+    /// Learned routes, and End-of-RIB.
+    Learned,
+}
+
 #[derive(Debug)]
 pub(crate) struct Group {
     pub(crate) view: View,
+    pub(crate) hold: Hold,
     pub(crate) members: BTreeSet<PeerId>,
     table: BTreeMap<Prefix, Advert>,
     /// Prefixes changed since the last flush, with what was shown then.
@@ -62,9 +71,10 @@ pub(crate) struct Group {
 pub(crate) type Packed = (To, Vec<Bytes>);
 
 impl Group {
-    pub(crate) fn new(view: View) -> Self {
+    pub(crate) fn new(view: View, hold: Hold) -> Self {
         Self {
             view,
+            hold,
             members: BTreeSet::new(),
             table: BTreeMap::new(),
             changed: BTreeMap::new(),
@@ -86,6 +96,11 @@ impl Group {
     /// Forgets what depends on the reflection settings of other peers.
     pub(crate) fn settings_changed(&mut self) {
         self.memo = None;
+    }
+
+    /// Whether what comes from this source is shown now.
+    pub(crate) fn holds_back(&self, from: PeerId) -> bool {
+        self.hold == Hold::Learned && from != PeerId::LOCAL
     }
 
     /// The encoded attributes for a path, or why it is not shown.

@@ -165,9 +165,7 @@ impl Speaker {
     pub fn own_routes_complete(&mut self, now: Instant) {
         self.restart.own_routes_complete();
         self.check_in_sync(now);
-        if self.restart.may_send_end_of_rib() {
-            self.release_end_of_rib();
-        }
+        self.release_end_of_rib();
     }
 
     /// Takes one input.

@@ -138,7 +138,7 @@ impl Speaker {
         }
         let source = self.table.sources.get(&from);
         let sent = export((&attributes, prefix.family()), source, &group.view, self.cluster_id())?;
-        if self.restart.is_deferring() && from != PeerId::LOCAL {
+        if group.holds_back(from) {
             return Err(NotAdvertised::Deferred);
         }
         match group.table().get(&prefix) {

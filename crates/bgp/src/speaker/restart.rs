@@ -1,14 +1,19 @@
 //! Graceful restart (RFC 4724): waiting for the peers after our own restart, and keeping the routes of a peer that restarts.
 //!
-//! Two things wait after the start:
-//! * *choosing paths*, after a restart only: until every peer has sent End-of-RIB (section 4.1). Until then nothing learned is
-//!   handed on; own routes are. A peer that restarted as well is waited for a short time instead of not at all: the routes it
-//!   is about to send are not lost to others by our End-of-RIB, and two that wait for each other do not wait long.
-//! * *[`Output::LearnedInSync`]*, always: until every peer that can be reached has sent End-of-RIB, restarted or not.
+//! After a restart two things wait (section 4.1):
+//! * *what is learned*: nothing is handed to the agent until every peer that can be reached has sent End-of-RIB; then all of it,
+//!   and [`Output::LearnedInSync`]. (A cold start hands on at once, and says `LearnedInSync` at the same moment.)
+//! * *what is sent to an update group*: own routes at once; learned ones, and End-of-RIB, when every peer whose routes the group
+//!   could be shown has sent its own. Which peers these are follows from the reflection rules, so hosts, reflectors and
+//!   reflectors of reflectors that restart together wait for each other from the bottom up and not in a circle. Where there is a
+//!   circle (external peers), a peer that restarted too is waited for a few seconds only.
 
 use super::{Running, Speaker};
 use crate::api::{Output, Start};
+use crate::config::ReflectMode;
 use crate::peer::{Helping, Peer, PeerId};
+use crate::rib::export::{Kind, Reflection, View};
+use crate::rib::group::{Group, Hold};
 use crate::rib::table::{Freshness, outcome};
 use crate::session::{Agreed, Connection, Down};
 use crate::wire::capability::Forwarding;
@@ -18,7 +23,7 @@ use std::time::{Duration, Instant};
 
 /// A peer that does not do graceful restart sends no End-of-RIB: it has told us everything after this time.
 const NO_END_OF_RIB: Duration = Duration::from_secs(5);
-/// How long choosing paths waits for a peer that restarted too.
+/// How long an update group waits for a peer that restarted too.
 const BOTH_RESTARTED: Duration = Duration::from_secs(5);
 /// After a restart a peer that refuses connections may itself be restarting: for this long.
 const REACHABLE_GRACE: Duration = Duration::from_secs(10);
@@ -44,13 +49,18 @@ enum OwnRoutes {
     Complete,
 }
 
+/// Whether [`Output::LearnedInSync`] is still to come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Waiting {
-    /// Nothing learned is chosen yet.
-    ToChoose,
-    /// Paths are chosen, not all peers have told everything.
     ForSync,
     Nothing,
+}
+
+/// For what a peer is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    Learning,
+    Sending,
 }
 
 impl Restart {
@@ -60,10 +70,7 @@ impl Restart {
             started: now,
             until: now + deferral,
             own_routes: OwnRoutes::Coming,
-            waiting: match start {
-                Start::Cold => Waiting::ForSync,
-                Start::Restarted => Waiting::ToChoose,
-            },
+            waiting: Waiting::ForSync,
             next_check: Some(now + CHECK),
         }
     }
@@ -74,19 +81,25 @@ impl Restart {
 
     /// Whether peers are to be told of the restart still.
     pub(super) fn is_recent(&self, now: Instant) -> bool {
-        self.was_restart() && (self.waiting == Waiting::ToChoose || now < self.until)
+        self.was_restart() && now < self.until
     }
 
+    /// Whether what is learned is held back.
     pub(super) fn is_deferring(&self) -> bool {
-        self.waiting == Waiting::ToChoose
+        self.was_restart() && self.waiting == Waiting::ForSync
+    }
+
+    /// What a new update group starts with.
+    pub(super) fn hold(&self) -> Hold {
+        if self.is_deferring() { Hold::Learned } else { Hold::Nothing }
     }
 
     pub(super) fn own_routes_complete(&mut self) {
         self.own_routes = OwnRoutes::Complete;
     }
 
-    pub(super) fn may_send_end_of_rib(&self) -> bool {
-        self.own_routes == OwnRoutes::Complete && !self.is_deferring()
+    pub(super) fn are_own_routes_complete(&self) -> bool {
+        self.own_routes == OwnRoutes::Complete
     }
 
     pub(super) fn next_check(&self) -> Option<Instant> {
@@ -94,7 +107,7 @@ impl Restart {
     }
 
     /// Whether there is no reason to wait for a peer any longer.
-    fn is_settled(&self, now: Instant, peer: &Peer, for_what: Waiting) -> bool {
+    fn is_settled(&self, now: Instant, peer: &Peer, purpose: Purpose) -> bool {
         let Some((agreed, since)) = peer.established().and_then(|c| Some((c.agreed()?, c.established_since()?))) else {
             let grace = if self.was_restart() { REACHABLE_GRACE } else { Duration::ZERO };
             return peer.unreachable && peer.connections.is_empty() && now >= self.started + grace;
@@ -104,7 +117,7 @@ impl Restart {
         }
         match &agreed.graceful_restart {
             None => now >= since + NO_END_OF_RIB,
-            Some(theirs) => theirs.restarted && for_what == Waiting::ToChoose && now >= self.started + BOTH_RESTARTED,
+            Some(theirs) => theirs.restarted && purpose == Purpose::Sending && now >= self.started + BOTH_RESTARTED,
         }
     }
 }
@@ -121,33 +134,63 @@ impl Speaker {
         }
         self.restart.next_check = Some(now + CHECK).filter(|_| now < self.restart.until);
         let late = now >= self.restart.until;
-        let complete = self.restart.own_routes == OwnRoutes::Complete;
-        let settled = |speaker: &Self, what: Waiting| {
-            late || complete && speaker.peers.values().all(|peer| speaker.restart.is_settled(now, peer, what))
-        };
-        if self.restart.waiting == Waiting::ToChoose && settled(self, Waiting::ToChoose) {
-            self.restart.waiting = Waiting::ForSync;
-            self.choose_deferred();
-            self.release_end_of_rib();
-        }
-        if self.restart.waiting == Waiting::ForSync && settled(self, Waiting::ForSync) {
+        self.release_groups(now);
+        let mut peers = self.peers.values();
+        let mut settled = || peers.all(|peer| self.restart.is_settled(now, peer, Purpose::Learning));
+        if late || self.restart.are_own_routes_complete() && settled() {
+            let was_deferring = self.restart.is_deferring();
             self.restart.waiting = Waiting::Nothing;
             self.restart.next_check = None;
+            self.release_groups(now);
+            if was_deferring {
+                self.hand_on_learned();
+            }
             self.outputs.push_back(Output::LearnedInSync);
         }
     }
 
-    /// Hands on everything that was held back.
-    fn choose_deferred(&mut self) {
-        let all: Vec<Prefix> =
-            self.table.entries.iter().filter(|(_, entry)| !entry.paths.is_empty()).map(|(prefix, _)| *prefix).collect();
-        for prefix in all {
-            let Some(entry) = self.table.entries.get(&prefix) else { continue };
-            let outcome = outcome(entry, &self.table.sources);
-            if !outcome.next_hops.is_empty() {
-                self.outputs.push_back(Output::Learned { prefix, next_hops: outcome.next_hops.clone() });
+    /// Shows what is learned to groups that need wait no longer.
+    fn release_groups(&mut self, now: Instant) {
+        let over = now >= self.restart.until || !self.restart.is_deferring();
+        let complete = self.restart.are_own_routes_complete();
+        let free = |group: &Group| {
+            over || complete
+                && self.peers.iter().all(|(id, peer)| {
+                    group.members.iter().eq([id])
+                        || !self.could_show(peer, &group.view)
+                        || self.restart.is_settled(now, peer, Purpose::Sending)
+                })
+        };
+        let held = self.groups.iter().filter(|(_, group)| group.hold == Hold::Learned && free(group));
+        let released: Vec<View> = held.map(|(view, _)| view.clone()).collect();
+        if released.is_empty() {
+            return;
+        }
+        for view in &released {
+            if let Some(group) = self.groups.get_mut(view) {
+                group.hold = Hold::Nothing;
             }
-            self.announce(prefix, &outcome);
+        }
+        let all: Vec<Prefix> = self.table.entries.keys().copied().collect();
+        all.into_iter().for_each(|prefix| self.announce_again(prefix));
+        self.release_end_of_rib();
+    }
+
+    /// Whether what a peer tells us could be shown to a group at all.
+    fn could_show(&self, peer: &Peer, view: &View) -> bool {
+        let ours = peer.config.local_asn.unwrap_or(self.config.asn);
+        let internal = peer.config.asn == ours;
+        let client = peer.config.reflect == ReflectMode::Client;
+        !internal || client || view.kind != Kind::Internal(Reflection::NonClient)
+    }
+
+    /// Hands the agent everything that was held back.
+    fn hand_on_learned(&mut self) {
+        for (prefix, entry) in &self.table.entries {
+            let next_hops = outcome(entry, &self.table.sources).next_hops;
+            if !next_hops.is_empty() {
+                self.outputs.push_back(Output::Learned { prefix: *prefix, next_hops });
+            }
         }
     }
 

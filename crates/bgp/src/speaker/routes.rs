@@ -7,7 +7,7 @@ use crate::attributes::Attributes;
 use crate::peer::PeerId;
 use crate::reason::Refusal;
 use crate::rib::export::{Kind, View};
-use crate::rib::group::{Advert, Group, To};
+use crate::rib::group::{Advert, Group, Hold, To};
 use crate::rib::table::{Entry, Freshness, Outcome, Path};
 use crate::wire::update::{PeerKind, Update};
 use crate::wire::{self, end_of_rib};
@@ -109,11 +109,10 @@ impl Speaker {
     /// Shows an outcome to all groups.
     pub(super) fn announce(&mut self, prefix: Prefix, outcome: &Outcome) {
         let cluster_id = self.cluster_id();
-        let deferring = self.restart.is_deferring();
-        let best = outcome.best.as_ref().filter(|(_, from)| !deferring || *from == PeerId::LOCAL);
         for group in self.groups.values_mut() {
-            let advert = best.and_then(|best| {
-                let block = group.block(best, prefix.family(), (&self.table.sources, cluster_id)).ok()?;
+            let advert = outcome.best.as_ref().filter(|(_, from)| !group.holds_back(*from)).cloned();
+            let advert = advert.and_then(|best| {
+                let block = group.block(&best, prefix.family(), (&self.table.sources, cluster_id)).ok()?;
                 Some(Advert { block, from: best.1 })
             });
             group.set(prefix, advert);
@@ -121,7 +120,7 @@ impl Speaker {
     }
 
     /// Looks again at how a prefix is shown, when nothing about its paths changed.
-    fn announce_again(&mut self, prefix: Prefix) {
+    pub(super) fn announce_again(&mut self, prefix: Prefix) {
         let outcome = self.table.outcome(prefix);
         self.announce(prefix, &outcome);
     }
@@ -248,15 +247,14 @@ impl Speaker {
 
     fn join(&mut self, id: PeerId, view: View) {
         let cluster_id = self.cluster_id();
-        let deferring = self.restart.is_deferring();
         if let Some(group) = self.groups.get_mut(&view) {
             group.members.insert(id);
             return;
         }
-        let mut group = Group::new(view.clone());
+        let mut group = Group::new(view.clone(), self.restart.hold());
         for (prefix, entry) in &self.table.entries {
             let outcome = crate::rib::table::outcome(entry, &self.table.sources);
-            let Some(best) = outcome.best.filter(|(_, from)| !deferring || *from == PeerId::LOCAL) else { continue };
+            let Some(best) = outcome.best.filter(|(_, from)| !group.holds_back(*from)) else { continue };
             if let Ok(block) = group.block(&best, prefix.family(), (&self.table.sources, cluster_id)) {
                 group.set(*prefix, Some(Advert { block, from: best.1 }));
             }
@@ -331,7 +329,6 @@ impl Speaker {
 
     /// Sends a lagging peer the next part of what it is owed, and End-of-RIB when that is all (RFC 4724 section 4.1).
     fn serve(&mut self, id: PeerId) {
-        let may_end = self.restart.may_send_end_of_rib();
         let group = self.groups.values().find(|group| group.members.contains(&id));
         let (Some(group), Some(peer)) = (group, self.peers.get_mut(&id)) else {
             self.lagging.remove(&id);
@@ -355,14 +352,14 @@ impl Speaker {
             return;
         }
         self.lagging.remove(&id);
-        if may_end {
+        if self.restart.are_own_routes_complete() && group.hold == Hold::Nothing {
             for family in std::mem::take(&mut peer.owed.end_of_rib) {
                 self.outputs.push_back(Output::Send { conn, bytes: end_of_rib(family).into() });
             }
         }
     }
 
-    /// End-of-RIB may go out from now on: all who are owed one are served again.
+    /// More End-of-RIBs may go out from now on: all who are owed one are served again.
     pub(super) fn release_end_of_rib(&mut self) {
         let owed = self.peers.iter().filter(|(_, peer)| !peer.owed.end_of_rib.is_empty());
         self.lagging.extend(owed.map(|(id, _)| *id));

@@ -1,5 +1,5 @@
 //! A network of speakers in one thread under virtual time: TCP is a queue of octets with a delay.
-#![allow(dead_code, reason = "each test file uses a part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 #![allow(clippy::unwrap_used, reason = "a test stops where something is not as it must be")]
 
 use lasthop_bgp::config::{ConnectMode, NextHop, PeerConfig, ReflectMode, SpeakerConfig};
