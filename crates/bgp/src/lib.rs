@@ -22,3 +22,10 @@ pub use report::{
     RestartStatus, WhyReport,
 };
 pub use speaker::Speaker;
+
+/// Decodes octets as a stream of messages from a peer, in each setting that changes how they are read; how many messages
+/// were whole. It exists to be fed with anything at all.
+#[must_use]
+pub fn decode_any(bytes: &[u8]) -> usize {
+    wire::decode_any(bytes)
+}

@@ -209,7 +209,7 @@ impl Connection {
                 }
                 // RFC 4271 section 6.4: a NOTIFICATION is never answered with one.
                 Err(_) if unread.get(18) == Some(&(MessageType::Notification as u8)) => {
-                    return Some(Event::Down(Down::Lost("malformed NOTIFICATION".to_owned())));
+                    return Some(Event::Down(Down::Received(Notification::new((0, 0), []))));
                 }
                 Err(error) => return Some(Event::Down(error.into())),
             };

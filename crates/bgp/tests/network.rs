@@ -1,5 +1,7 @@
 //! Whole networks of speakers under virtual time.
 
+#![allow(clippy::unwrap_used, reason = "a test stops where something is not as it must be")]
+
 mod common;
 
 use common::{Net, SECOND, own_prefixes, prefix};

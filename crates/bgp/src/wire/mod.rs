@@ -11,6 +11,8 @@ mod error;
 mod nlri;
 mod notification;
 pub(crate) mod open;
+#[cfg(test)]
+mod tests;
 pub(crate) mod update;
 
 pub(crate) use encode::{AsnWidth, AttributeBlock, end_of_rib, keepalive, pack_reach, pack_withdraw};
@@ -19,6 +21,8 @@ pub(crate) use notification::Notification;
 
 use cursor::Cursor;
 use lasthop_net::Family;
+use open::Open;
+use update::{Context, PeerKind, Update};
 
 /// Marker, length, type.
 pub(crate) const HEADER_LEN: usize = 19;
@@ -122,8 +126,30 @@ pub(crate) fn parse_route_refresh(body: &[u8]) -> Option<Family> {
     (subtype == 0 && cursor.is_empty()).then(|| family_of(afi, safi))?
 }
 
+/// See [`crate::decode_any`].
+pub(crate) fn decode_any(bytes: &[u8]) -> usize {
+    let families = Family::ALL.into();
+    let mut whole = 0;
+    for (kind, asn4) in [(PeerKind::Internal, true), (PeerKind::External, false)] {
+        let context = Context { kind, asn4, families: &families };
+        let mut rest = bytes;
+        while let Ok(Framed::Message(kind, body, taken)) = split(rest, MAX_EXTENDED_LEN) {
+            rest = rest.get(taken..).unwrap_or_default();
+            whole += 1;
+            match kind {
+                MessageType::Open => drop(Open::parse(body)),
+                MessageType::Update => drop(Update::parse(body, &context)),
+                MessageType::Notification => drop(Notification::parse(body).to_string()),
+                MessageType::RouteRefresh => drop(parse_route_refresh(body)),
+                MessageType::Keepalive => {}
+            }
+        }
+    }
+    whole
+}
+
 #[cfg(test)]
-mod tests {
+mod framing {
     use super::*;
 
     #[test]

@@ -49,6 +49,7 @@ impl Notification {
 
     fn words(&self) -> Option<&'static str> {
         Some(match (self.code, self.subcode) {
+            (0, 0) => "malformed",
             (1, 1) => "connection not synchronized",
             (1, 2) => "bad message length",
             (1, 3) => "bad message type",

@@ -2,6 +2,8 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 #![allow(clippy::unwrap_used, reason = "a test stops where something is not as it must be")]
 
+pub mod raw;
+
 use lasthop_bgp::config::{ConnectMode, NextHop, PeerConfig, ReflectMode, SpeakerConfig};
 use lasthop_bgp::{ConnId, Input, Origin, Output, PeerState, Speaker, Start, StopMode};
 use lasthop_net::{Asn, Family, Prefix};
