@@ -46,7 +46,7 @@ unit:
 	scripts/test.sh
 
 doc:
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --workspace --no-deps --quiet
 
 test-e2e:
 	$(CARGO) test --package lasthop --test e2e_reference --test e2e_topologies --test e2e_life

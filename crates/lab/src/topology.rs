@@ -1,6 +1,6 @@
 //! What a lab consists of, as a user writes it: fabric, hosts, workloads, peering.
 //!
-//! A topology is data only; [`crate::plan`] decides what it means in namespaces and links, and
+//! A topology is data only; [`crate::build`] decides what it means in namespaces and links, and
 //! [`crate::documents`] what it means in resources.
 
 use lasthop_net::{Family, IfName, Mac, Prefix};
