@@ -94,15 +94,13 @@ pub fn as_route_n(routes: &[ShownRoute]) -> String {
             Some(gateway) => gateway.to_string(),
             None => "0.0.0.0".to_owned(),
         };
-        let ref_use = if route.flags & REJECT != 0 { ("-", "-") } else { ("0", "0") };
+        let (references, link) = if route.flags & REJECT != 0 { ("-", "-") } else { ("0", route.link.as_str()) };
         let (destination, flags) = (route.prefix.address().to_string(), flag_letters(route.flags));
         let metric = route.metric.to_string();
+        let mask = mask.to_string();
         let line = format!(
-            "{destination:<15} {gateway:<15} {:<15} {flags:<5} {metric:<6} {:<2} {:>7} {}",
-            mask.to_string(),
-            ref_use.0,
-            ref_use.1,
-            route.link
+            "{destination:<15} {gateway:<15} {mask:<15} {flags:<5} {metric:<6} {references:<2} {:>7} {link}",
+            0
         );
         text.push_str(line.trim_end());
         text.push('\n');
@@ -156,7 +154,7 @@ Destination     Gateway         Genmask         Flags Metric Ref    Use Iface
 0.0.0.0         172.18.203.1    0.0.0.0         UG    0      0        0 eth0
 10.65.0.0       0.0.0.0         255.255.0.0     U     0      0        0 ns-db03ab89-b4
 10.65.0.21      172.18.203.126  255.255.255.255 UGH   0      0        0 eth0
-10.66.0.0       -               255.255.0.0     !     0      -        - *
+10.66.0.0       -               255.255.0.0     !     0      -        0 -
 10.65.0.24      0.0.0.0         255.255.255.255 UH    0      0        0 tapa429fb36-04
 ";
         assert_eq!(as_route_n(&table()), expect);
