@@ -256,18 +256,18 @@ fn frames_for_other_macs_reach_nobody() {
 #[test]
 fn fragments_and_source_routes() {
     let net = Net::new();
-    // The victim's first fragment is on its way; w1 forges its rest.
+    // The victim's first fragment is on its way; w1 forges its rest before the true one comes. Were it reassembled
+    // with the forged one, the victim's packet would be lost with it.
     let fragment =
         |i: u8| format!("fragment(E/IP(src='{}',dst='{}',id=999)/ICMP(id=78)/(b'a'*64),fragsize=40)[{i}]", W2.1, W3.1);
     let (first, rest) = (fragment(0), fragment(1));
-    let whole = "icmp[4:2]=78";
-    let seen = net.w3.count("eth0", whole, || {
+    let before = drops(&net.h1, "spoofed");
+    let seen = net.w3.count("eth0", "icmp[0]=8 and icmp[4:2]=78", || {
         Net::send(&net.w2, &first);
         Net::send(&net.w1, &rest);
+        Net::send(&net.w2, &rest);
     });
-    assert_eq!(seen, 0, "a forged rest completes nothing");
-    let seen = net.w3.count("eth0", whole, || Net::send(&net.w2, &format!("{first}, {rest}")));
-    assert!(seen > 0, "the true rest does");
+    assert_eq!((seen, drops(&net.h1, "spoofed") - before), (1, 3));
     let before = drops(&net.h1, "source_route");
     let routed = format!(
         "E/IP(src='{0}',dst='{1}',options=[IPOption_LSRR(routers=['{1}'])])/P,
@@ -372,6 +372,11 @@ fn a_link_without_policy_passes_nothing() {
     ] {
         assert!(!passes(from, to), "{} to {to}", from.name);
     }
+    // Not even one way.
+    let seen = net.w1.count("eth0", "icmp[0]=8 or icmp6[0]=128", || {
+        assert!(!passes(&net.x, W1.1) && !passes(&net.w3, W1.2));
+    });
+    assert_eq!(seen, 0);
     assert!(passes(&net.x, "172.31.0.2") && passes(&net.h1, "198.51.100.1"), "what is not ours is left alone");
     // Policy by name comes before the link: a link made anew works at once, without any write.
     guard(&net.h1, EndpointToHost::Drop, &sources(&[W1, W2]));
