@@ -13,11 +13,10 @@ use lasthop_kernel::bpf::{Responder, Responders};
 use lasthop_kernel::link::create_tap;
 use lasthop_kernel::nft::Nft;
 use lasthop_kernel::reconcile::{Reconciler, Scope};
-use lasthop_net::{IfName, Mac};
+use lasthop_net::{IfName, Mac, Prefix};
 use netns::Netns;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
-use std::net::IpAddr;
 use std::time::Duration;
 
 const HOST_MAC: Mac = Mac([0xee; 6]);
@@ -71,7 +70,7 @@ fn wire_up(host: &Netns, guest: &Netns, (link, v4, v6): Workload) {
          ip -6 route add default via fe80::ecee:eeff:feee:eeee dev eth0"
     ));
     host.enter(|| {
-        let own = [v4, v6].map(|text| text.parse::<IpAddr>().expect("an address"));
+        let own = [v4, v6].map(|text| text.parse::<Prefix>().expect("an address"));
         let responder = Responder::new(HOST_MAC, &own.into()).expect("a program");
         let mut responders = Reconciler::new(Responders::open().expect("a socket"));
         let outcome = responders.sync(&BTreeMap::from([(name(link), responder)]), Scope::All);

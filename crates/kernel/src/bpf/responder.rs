@@ -5,6 +5,8 @@
 //! listed one by one (ndisc_recv_ns, net/ipv6/ndisc.c). Both let the workload write into the host's neighbour table.
 //! The program needs no route, holds the link's own addresses only, and stays when the agent is gone.
 //!
+//! "Own" is an address of the workload; a sender may also lie in a prefix that it is allowed to send from.
+//!
 //! | from the workload | what becomes of it |
 //! |---|---|
 //! | ARP request (RFC 826), sender own, target not own | turned into the reply |
@@ -18,7 +20,7 @@
 //! | anything else: tagged frames, LLC, MPLS, … | dropped |
 
 use super::asm::{Alu, Assembler, AssemblyError, Helper, Insn, Label, Reg, Size, When};
-use lasthop_net::Mac;
+use lasthop_net::{Mac, Prefix};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::ops::Range;
@@ -44,8 +46,9 @@ const fn word(bytes: [u8; 4]) -> i32 {
     i32::from_ne_bytes(bytes)
 }
 
-/// The program for a link whose host side has `host_mac` and whose workload has the addresses `own`.
-pub fn program(host_mac: Mac, own: &BTreeSet<IpAddr>) -> Result<Vec<Insn>, AssemblyError> {
+/// The program for a link whose host side has `host_mac` and whose workload may send from `sources`: its own addresses
+/// are those that are single.
+pub fn program(host_mac: Mac, sources: &BTreeSet<Prefix>) -> Result<Vec<Insn>, AssemblyError> {
     let mut asm = Assembler::new();
     let a = &mut asm;
     let ends = Ends { pass: a.label(), drop: a.label(), redirect: a.label() };
@@ -56,14 +59,43 @@ pub fn program(host_mac: Mac, own: &BTreeSet<IpAddr>) -> Result<Vec<Insn>, Assem
     a.jump_if(When::Eq, Reg::R2, half([0x86, 0xdd]), v6).jump_if(When::Eq, Reg::R2, half([0x08, 0x06]), arp);
     a.jump(ends.drop);
     a.bind(arp);
-    answer_arp(a, host_mac, own, &ends);
+    answer_arp(a, host_mac, &v4_matches(sources), &ends);
     a.bind(v6);
-    answer_nd(a, host_mac, own, &ends);
+    answer_nd(a, host_mac, &v6_matches(sources), &ends);
     a.bind(ends.redirect);
     a.load(Size::W, Reg::R1, Reg::R6, IFINDEX).set(Reg::R2, 0).call(Helper::Redirect).exit();
     a.bind(ends.drop).finish(SHOT);
     a.bind(ends.pass).finish(UNSPEC);
     asm.assemble()
+}
+
+/// `address & mask == value`, in halves as a load from memory gives them; IPv4 has the first only.
+#[derive(Clone, Copy)]
+struct Match {
+    value: [u64; 2],
+    mask: [u64; 2],
+    /// Whether this is one address.
+    single: bool,
+}
+
+fn v4_matches(sources: &BTreeSet<Prefix>) -> Vec<Match> {
+    let matches = sources.iter().filter_map(|prefix| {
+        let IpAddr::V4(address) = prefix.address() else { return None };
+        let mask = u32::MAX.checked_shl(32 - u32::from(prefix.len())).unwrap_or(0).to_be_bytes();
+        let [value, mask] = [address.octets(), mask].map(|bytes| u64::from(u32::from_ne_bytes(bytes)));
+        Some(Match { value: [value, 0], mask: [mask, 0], single: prefix.is_host() })
+    });
+    matches.collect()
+}
+
+fn v6_matches(sources: &BTreeSet<Prefix>) -> Vec<Match> {
+    let halves = |octets: [u8; 16]| [0, 8].map(|at| u64::from_ne_bytes(std::array::from_fn(|i| octets[at + i])));
+    let matches = sources.iter().filter_map(|prefix| {
+        let IpAddr::V6(address) = prefix.address() else { return None };
+        let mask = u128::MAX.checked_shl(128 - u32::from(prefix.len())).unwrap_or(0).to_be_bytes();
+        Some(Match { value: halves(address.octets()), mask: halves(mask), single: prefix.is_host() })
+    });
+    matches.collect()
 }
 
 /// How a packet ends.
@@ -112,7 +144,15 @@ mod arp_reply {
     pub(super) const REQUEST_TARGET: i16 = -52;
 }
 
-fn answer_arp(a: &mut Assembler, host_mac: Mac, own: &BTreeSet<IpAddr>, ends: &Ends) {
+/// Jumps if the IPv4 address in a register is among `sources`.
+fn jump_if_v4(a: &mut Assembler, address: Reg, sources: &[Match], to: Label) {
+    for source in sources {
+        let [value, mask] = [source.value[0], source.mask[0]].map(|bits| (bits as u32).cast_signed());
+        a.copy(Reg::R1, address).alu(Alu::And, Reg::R1, mask).jump_if(When::Eq, Reg::R1, value, to);
+    }
+}
+
+fn answer_arp(a: &mut Assembler, host_mac: Mac, sources: &[Match], ends: &Ends) {
     use arp_reply as r;
     let (sender, target) = (Reg::R7, Reg::R8);
     let (request, from_own) = (a.label(), a.label());
@@ -127,19 +167,13 @@ fn answer_arp(a: &mut Assembler, host_mac: Mac, own: &BTreeSet<IpAddr>, ends: &E
     a.load(Size::W, target, Reg::Frame, r::REQUEST_TARGET);
     a.jump_if(When::Eq, Reg::R1, word([6, 4, 0, 1]), request);
     a.jump_if(When::Ne, Reg::R1, word([6, 4, 0, 2]), ends.drop);
-    let own: Vec<i32> =
-        own.iter().filter_map(|ip| if let IpAddr::V4(v4) = ip { Some(word(v4.octets())) } else { None }).collect();
-    for address in &own {
-        a.jump_if(When::Eq, sender, *address, ends.pass);
-    }
+    jump_if_v4(a, sender, sources, ends.pass);
     a.jump(ends.drop);
     a.bind(request);
-    for address in &own {
-        a.jump_if(When::Eq, target, *address, ends.drop);
-    }
-    for address in &own {
-        a.jump_if(When::Eq, sender, *address, from_own);
-    }
+    let own: Vec<Match> = sources.iter().filter(|source| source.single).copied().collect();
+    jump_if_v4(a, target, &own, ends.drop);
+    a.jump_if(When::Eq, sender, 0, ends.drop);
+    jump_if_v4(a, sender, sources, from_own);
     a.jump(ends.drop);
     a.bind(from_own);
     fetch(a, 6..12, r::AT, ends);
@@ -176,13 +210,9 @@ mod advertisement {
     pub(super) const REQUEST_ICMP: i16 = -120;
 }
 
-fn answer_nd(a: &mut Assembler, host_mac: Mac, own: &BTreeSet<IpAddr>, ends: &Ends) {
+fn answer_nd(a: &mut Assembler, host_mac: Mac, sources: &[Match], ends: &Ends) {
     use advertisement as r;
-    let own: Vec<[u64; 2]> = own
-        .iter()
-        .filter_map(|ip| if let IpAddr::V6(v6) = ip { Some(v6.octets()) } else { None })
-        .map(|octets| [0, 8].map(|at| u64::from_ne_bytes(std::array::from_fn(|i| octets[at + i]))))
-        .collect();
+    let own: Vec<Match> = sources.iter().filter(|source| source.single).copied().collect();
     fetch(a, 14..22, r::REQUEST, ends);
     a.load(Size::B, Reg::R1, Reg::Frame, r::REQUEST + 6).jump_if(When::Ne, Reg::R1, 58, ends.pass);
     fetch(a, 54..58, r::REQUEST_ICMP, ends);
@@ -198,10 +228,10 @@ fn answer_nd(a: &mut Assembler, host_mac: Mac, own: &BTreeSet<IpAddr>, ends: &En
     fetch(a, 22..38, r::DESTINATION, ends);
     fetch(a, 62..78, r::TARGET, ends);
     let target_next = a.label();
-    jump_if_ours(a, r::DESTINATION, &own, target_next);
+    jump_if_ours(a, r::DESTINATION, sources, target_next);
     a.jump(ends.drop);
     a.bind(target_next);
-    jump_if_ours(a, r::TARGET, &own, ends.pass);
+    jump_if_ours(a, r::TARGET, sources, ends.pass);
     a.jump(ends.drop);
 
     a.bind(solicitation);
@@ -213,29 +243,34 @@ fn answer_nd(a: &mut Assembler, host_mac: Mac, own: &BTreeSet<IpAddr>, ends: &En
     a.load(Size::D, Reg::R7, Reg::Frame, r::DESTINATION).load(Size::D, Reg::R8, Reg::Frame, r::DESTINATION + 8);
     a.copy(Reg::R1, Reg::R7).alu_reg(Alu::Or, Reg::R1, Reg::R8).set(Reg::R2, 0);
     a.jump_if_reg(When::Eq, Reg::R1, Reg::R2, ends.pass);
-    jump_if_ours(a, r::DESTINATION, &own, from_ok);
+    jump_if_ours(a, r::DESTINATION, sources, from_ok);
     a.jump(ends.drop);
     a.bind(from_ok);
-    jump_if_own(a, r::TARGET, &own, ends.drop);
+    jump_if_v6(a, r::TARGET, &own, ends.drop);
     a.load(Size::B, Reg::R1, Reg::Frame, r::TARGET).jump_if(When::Eq, Reg::R1, 0xff, ends.drop);
     write_advertisement(a, host_mac, ends);
     a.jump(ends.redirect);
 }
 
-/// Jumps if the IPv6 address on the stack is one of `own`. Leaves its halves in R7 and R8.
-fn jump_if_own(a: &mut Assembler, at: i16, own: &[[u64; 2]], to: Label) {
+/// Jumps if the IPv6 address on the stack is among `sources`. Leaves its halves in R7 and R8.
+fn jump_if_v6(a: &mut Assembler, at: i16, sources: &[Match], to: Label) {
     a.load(Size::D, Reg::R7, Reg::Frame, at).load(Size::D, Reg::R8, Reg::Frame, at + 8);
-    for [high, low] in own {
+    for source in sources {
         let next = a.label();
-        a.set_wide(Reg::R1, *high).jump_if_reg(When::Ne, Reg::R7, Reg::R1, next);
-        a.set_wide(Reg::R1, *low).jump_if_reg(When::Eq, Reg::R8, Reg::R1, to);
-        a.bind(next);
+        for (half, (value, mask)) in [Reg::R7, Reg::R8].into_iter().zip(source.value.into_iter().zip(source.mask)) {
+            if mask != 0 {
+                a.set_wide(Reg::R1, mask).alu_reg(Alu::And, Reg::R1, half);
+                a.set_wide(Reg::R2, value).jump_if_reg(When::Ne, Reg::R1, Reg::R2, next);
+            }
+        }
+        // Conditional in form only, because the verifier refuses what nothing leads to, such as what is behind ::/0.
+        a.set(Reg::R1, 0).jump_if(When::Eq, Reg::R1, 0, to).bind(next);
     }
 }
 
-/// Jumps if the IPv6 address on the stack is one of `own` or link-local.
-fn jump_if_ours(a: &mut Assembler, at: i16, own: &[[u64; 2]], to: Label) {
-    jump_if_own(a, at, own, to);
+/// Jumps if the IPv6 address on the stack is among `sources` or link-local.
+fn jump_if_ours(a: &mut Assembler, at: i16, sources: &[Match], to: Label) {
+    jump_if_v6(a, at, sources, to);
     a.load(Size::H, Reg::R1, Reg::Frame, at).alu(Alu::And, Reg::R1, half([0xff, 0xc0]));
     a.jump_if(When::Eq, Reg::R1, half([0xfe, 0x80]), to);
 }

@@ -89,6 +89,16 @@ impl Program {
 
     /// Runs the program on a frame; its result and the frame as it left it. Nothing is sent.
     pub fn try_on(&self, frame: &[u8]) -> Result<(i32, Vec<u8>), Error> {
+        let (attributes, out) = self.run(frame, 1)?;
+        Ok((attributes.result.cast_signed(), out))
+    }
+
+    /// Nanoseconds that a run on a frame takes, over this many runs.
+    pub fn time(&self, frame: &[u8], runs: u32) -> Result<u32, Error> {
+        Ok(self.run(frame, runs)?.0.duration)
+    }
+
+    fn run(&self, frame: &[u8], repeat: u32) -> Result<(TestRun, Vec<u8>), Error> {
         let mut out = vec![0; frame.len() + 256];
         let mut attributes = TestRun {
             fd: self.0.as_raw_fd().cast_unsigned(),
@@ -96,12 +106,13 @@ impl Program {
             size_out: count(out.len()),
             data_in: address(frame),
             data_out: out.as_mut_ptr().addr() as u64,
+            repeat,
             ..TestRun::default()
         };
         // SAFETY: frame and out live across the call and have the sizes given.
         unsafe { bpf(PROG_TEST_RUN, &mut attributes) }.map_err(|errno| Error::system("try a BPF program", errno))?;
         out.truncate(attributes.size_out as usize);
-        Ok((attributes.result.cast_signed(), out))
+        Ok((attributes, out))
     }
 }
 

@@ -11,10 +11,9 @@ use crate::Error;
 use crate::link;
 use crate::netlink::{Attribute, Message, Protocol, Received, Socket};
 use crate::reconcile::{Plan, Table};
-use lasthop_net::{IfIndex, IfName, Mac};
+use lasthop_net::{IfIndex, IfName, Mac, Prefix};
 use nix::errno::Errno;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 
 /// What our filters are called, before the digest.
@@ -47,9 +46,9 @@ pub struct Responder {
 }
 
 impl Responder {
-    /// Answers with `host_mac` for everything but the workload's `own` addresses.
-    pub fn new(host_mac: Mac, own: &BTreeSet<IpAddr>) -> Result<Self, AssemblyError> {
-        let program = responder::program(host_mac, own)?;
+    /// Answers with `host_mac` for everything but the workload's own addresses: those of `sources` that are single.
+    pub fn new(host_mac: Mac, sources: &BTreeSet<Prefix>) -> Result<Self, AssemblyError> {
+        let program = responder::program(host_mac, sources)?;
         Ok(Self { digest: digest(&program), program: Some(program) })
     }
 }
