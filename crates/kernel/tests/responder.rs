@@ -185,9 +185,7 @@ fn a_workload_cannot_write_into_the_hosts_neighbour_table() {
     net.host.sh("sysctl -qw net.ipv4.conf.all.arp_accept=1 net.ipv6.conf.all.accept_untracked_na=1");
     for (workload, link, ..) in net.workloads() {
         let before = net.host.sh(&format!("ip neigh show dev {link}"));
-        workload.sh(
-            "ip addr add 10.65.0.3/32 dev eth0; ip -6 addr add fd00:65::3/128 dev eth0 nodad",
-        );
+        workload.sh("ip addr add 10.65.0.3/32 dev eth0; ip -6 addr add fd00:65::3/128 dev eth0 nodad");
         workload.sh(
             "/usr/bin/python3 - <<'E'
 from scapy.all import *

@@ -10,7 +10,6 @@ use crate::{Error, netlink::Received};
 use lasthop_compute::{Desired, Source};
 use lasthop_net::{Family, IfName, Prefix};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Mutex, PoisonError};
 
@@ -114,7 +113,7 @@ impl Guards {
             let Some(wanted) = desired.links.get(name) else { return Want::Nothing };
             let Some(link) = links.get(name) else { return Want::Pending(Pending::LinkAbsent(name.clone())) };
             let Some(mac) = wanted.host_mac.or(link.mac) else { return Want::Nothing };
-            match Responder::new(mac, &own_addresses(name, desired)) {
+            match Responder::new(mac, &prefixes_of(name, desired)) {
                 Ok(responder) => Want::Value(responder),
                 Err(error) => {
                     tracing::warn!(link = %name, %error, "no ARP responder");
@@ -129,11 +128,11 @@ impl Guards {
     }
 }
 
-/// The addresses that a link's workload may send from.
-fn own_addresses(link: &IfName, desired: &Desired) -> BTreeSet<IpAddr> {
+/// The addresses and prefixes that a link's workload may send from.
+fn prefixes_of(link: &IfName, desired: &Desired) -> BTreeSet<Prefix> {
     let first = Source { link: link.clone(), prefix: Prefix::default_route(Family::V4) };
     let of_link = desired.sources.range(first..).take_while(|source| source.link == *link);
-    of_link.filter(|source| source.prefix.is_host()).map(|source| source.prefix.address()).collect()
+    of_link.map(|source| source.prefix).collect()
 }
 
 impl Kernel {
