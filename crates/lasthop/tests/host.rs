@@ -1,0 +1,203 @@
+//! One host, all of it: `lasthop bgp` and `lasthop agent` in a network namespace with no more capabilities than their
+//! units give them, and the operator's commands on them.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
+
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// A host; taken away when dropped.
+struct Host {
+    name: String,
+    directory: tempfile::TempDir,
+    daemons: Vec<Child>,
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        for child in &mut self.daemons {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        for name in [self.name.clone(), self.workload()] {
+            let _ = Command::new("ip").args(["netns", "del", &name]).output();
+        }
+    }
+}
+
+fn ip(line: &str) {
+    let output = Command::new("ip").args(line.split_whitespace()).output().unwrap();
+    assert!(output.status.success(), "run as root: ip {line}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// The capabilities of a unit, as setpriv takes them.
+fn bounding_set(unit: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../dist").join(unit);
+    let text = std::fs::read_to_string(path).unwrap();
+    let set = text.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).unwrap();
+    let names = set.split_whitespace().map(|name| format!(",+{}", name.trim_start_matches("CAP_").to_lowercase()));
+    format!("--bounding-set=-all{}", names.collect::<String>())
+}
+
+impl Host {
+    /// A host with a fabric link, a TAP, and an empty namespace for a workload; nothing runs.
+    fn new(label: &str) -> Self {
+        let host = Self {
+            name: format!("lht{}-{label}", std::process::id()),
+            directory: tempfile::tempdir().unwrap(),
+            daemons: Vec::new(),
+        };
+        let name = &host.name;
+        ip(&format!("netns add {name}"));
+        ip(&format!("netns add {}", host.workload()));
+        ip(&format!("-n {name} link set lo up"));
+        ip(&format!("-n {name} link add eth0 type veth peer name eth1"));
+        ip(&format!("-n {name} addr add 172.18.203.10/24 dev eth0"));
+        ip(&format!("-n {name} link set eth0 up"));
+        ip(&format!("-n {name} tuntap add tapa429fb36-04 mode tap"));
+        std::fs::write(host.path("lasthop.yaml"), "node: compute-1\nrunDirectory: run\nstateDirectory: state\n")
+            .unwrap();
+        host
+    }
+
+    fn workload(&self) -> String {
+        format!("{}w", self.name)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn command(&self, before: &[&str]) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.name]).args(before).arg(env!("CARGO_BIN_EXE_lasthop"));
+        command.current_dir(self.directory.path()).env("LASTHOP_CONFIG", "lasthop.yaml").env_remove("LASTHOP_SERVER");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Starts a daemon as its unit would; its place among the daemons.
+    fn start(&mut self, daemon: &str, unit: &str) -> usize {
+        let set = bounding_set(unit);
+        let log = std::fs::File::create(self.path(&format!("{daemon}.log"))).unwrap();
+        let mut command = self.command(&["setpriv", &set, "--no-new-privs"]);
+        self.daemons.push(command.arg(daemon).stdout(Stdio::null()).stderr(log).spawn().unwrap());
+        self.daemons.len() - 1
+    }
+
+    fn run(&self, line: &str) -> (i32, String, String) {
+        let Output { status, stdout, stderr } = self.command(&[]).args(line.split_whitespace()).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (status.code().unwrap(), text(stdout), text(stderr))
+    }
+
+    fn ok(&self, line: &str) -> String {
+        let (exit, stdout, stderr) = self.run(line);
+        assert_eq!((exit, stderr.as_str()), (0, ""), "'{line}'");
+        stdout
+    }
+
+    fn json(&self, line: &str) -> Value {
+        serde_json::from_str(&self.ok(&format!("{line} -o json"))).unwrap()
+    }
+
+    /// Waits until the agent answers and its status is what it ought to be.
+    fn wait(&self, what: &str, right: impl Fn(&Value) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let (exit, stdout, stderr) = self.run("status -o json");
+            if exit == 0 && right(&serde_json::from_str(&stdout).unwrap()) {
+                return;
+            }
+            let logs = || std::fs::read_to_string(self.path("agent.log")).unwrap_or_default();
+            assert!(Instant::now() < deadline, "{what}: {stdout}{stderr}\n{}", logs());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+const RESOURCES: &str = "\
+apiVersion: projectcalico.org/v3
+kind: Node
+metadata: { name: compute-1 }
+spec: { bgp: { ipv4Address: 172.18.203.10/24 } }
+---
+apiVersion: projectcalico.org/v3
+kind: IPPool
+metadata: { name: workloads }
+spec: { cidr: 10.65.0.0/16 }
+---
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: { name: nobody }
+spec: { peerIP: 172.18.203.2, asNumber: 64512 }
+";
+
+#[test]
+fn an_operators_day() {
+    let mut host = Host::new("day");
+    let speaker = host.start("bgp", "lasthop-bgp.service");
+    let agent = host.start("agent", "lasthop-agent.service");
+    host.wait("in sync", |status| status["store"]["state"] == "in-sync" && status["speaker"]["state"] == "connected");
+    std::fs::write(host.path("r.yaml"), RESOURCES).unwrap();
+    let done = host.ok("apply -f r.yaml");
+    assert_eq!(done, "Node compute-1 created\nIPPool workloads created\nBGPPeer nobody created\n");
+
+    let done =
+        host.ok("workload add vm1 --ip 10.65.0.24 --tap tapa429fb36-04 --mac fa:16:3e:00:00:01 --label role=web");
+    assert!(done.starts_with("workload default/vm1: in force, in "), "{done}");
+    let c1 = host.json(&format!("workload add c1 --ip 10.65.0.25 --ip fd65::25 --netns {}", host.workload()));
+    assert_eq!(c1["programmed"], serde_json::json!(["10.65.0.25/32", "fd65::25/128"]));
+
+    let mut before = host.json("workload list");
+    let mistakes = [
+        ("workload add vm2 --ip 10.65.0.26 --netns nosuch".to_owned(), "nosuch"),
+        ("workload add vm2 --ip 10.65.0.26 --netns 4194304".to_owned(), "4194304"),
+        ("workload add vm2 --ip 10.65.0.26 --tap eth0".to_owned(), "eth0"),
+        ("workload add vm2 --ip 10.65.0.26 --tap tapa429fb36-04".to_owned(), "tapa429fb36-04"),
+        (format!("workload add vm2 --ip 10.65.0.24 --netns {}", host.workload()), "10.65.0.24"),
+        ("workload show vm2".to_owned(), "vm2"),
+        ("workload delete vm2".to_owned(), "vm2"),
+    ];
+    for (line, named) in mistakes {
+        let (exit, stdout, stderr) = host.run(&line);
+        assert!(exit != 0 && stdout.is_empty(), "'{line}': {exit} {stdout}");
+        assert!(stderr.starts_with("error: ") && stderr.lines().count() == 1, "'{line}': {stderr}");
+        assert!(stderr.contains(named), "'{line}' does not name {named}: {stderr}");
+        assert_eq!(host.json("workload list"), before, "'{line}' changed something");
+    }
+
+    let table = host.ok("routes -o wide");
+    assert!(table.contains("10.65.0.24/32  direct       dev tapa429fb36-04"), "{table}");
+    let whole = host.ok("routes --host");
+    assert!(whole.lines().any(|line| line.starts_with("172.18.203.0/24") && line.contains("kernel")), "{whole}");
+    assert!(
+        whole.lines().any(|line| line.starts_with("10.65.0.24/32") && line.contains("workload default/vm1")),
+        "{whole}"
+    );
+    let why = host.ok("bgp why 10.65.0.24");
+    assert!(why.starts_with("10.65.0.24/32 is this host's own\n"), "{why}");
+    assert!(why.contains("the session is not Established"), "{why}");
+    assert!(host.ok("bgp peers").contains("172.18.203.2  64512"));
+    assert!(host.ok("bgp paths").contains("10.65.0.25/32  own route"));
+    let status = host.ok("status");
+    assert!(status.starts_with("compute-1  degraded: 1 session down\n"), "{status}");
+
+    // The agent dies: the speaker goes on, and a new agent finds everything as it was.
+    host.daemons[agent].kill().unwrap();
+    host.daemons[agent].wait().unwrap();
+    assert_eq!(host.run("status").0, 5);
+    assert!(host.daemons[speaker].try_wait().unwrap().is_none(), "the speaker ended with the agent");
+    host.start("agent", "lasthop-agent.service");
+    host.wait("back", |status| status["workloads"]["ready"] == 2 && status["direct_routes"]["ready"] == 3);
+    let mut after = host.json("workload list");
+    for list in [&mut before, &mut after] {
+        list.as_array_mut().unwrap().sort_by_key(|one| one["endpoint"].to_string());
+    }
+    assert_eq!(after, before);
+
+    assert_eq!(host.ok("workload delete vm1 c1"), "workload default/c1: deleted\nworkload default/vm1: deleted\n");
+    assert_eq!(host.json("workload list"), serde_json::json!([]));
+    assert_eq!(host.ok("get wep -A"), "no workloadendpoints\n");
+}
