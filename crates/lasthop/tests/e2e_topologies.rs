@@ -18,10 +18,15 @@ fn a_mesh_needs_no_reflector() {
 fn ipv6_does_what_ipv4_does() {
     let lab = Lab::up(&["--topology", "dual"]);
     lab.everyone_reaches_everyone();
-    let (_, remote) = lab.inside("compute-1", &["ip", "-6", "route", "show", "fd00:65::21"]);
-    assert!(remote.contains("via fd00:18:203::126 dev eth0"), "{remote}");
-    let (_, own) = lab.inside("compute-1", &["ip", "-6", "route", "show", "fd00:65::24"]);
-    assert!(own.contains("dev tapa429fb36-04") && !own.contains("via"), "{own}");
+    let table = lab.ok(&["routes", "compute-1"]);
+    let route = |prefix: &str| {
+        let line = table.lines().find(|line| line.starts_with(&format!("{prefix} ")));
+        let words: Vec<&str> = line.unwrap_or_else(|| panic!("no {prefix} in\n{table}")).split_whitespace().collect();
+        [words[1], words[3]] // gateway and link
+    };
+    assert_eq!(route("fd00:65::21/128"), ["fd00:18:203::126", "eth0"], "a remote workload's host");
+    assert_eq!(route("fd00:65::24/128"), ["::", "tapa429fb36-04"], "our own workload's link");
+    assert_eq!(route("::/0"), ["fd00:18:203::1", "eth0"]);
     let (_, default) = lab.inside("w21", &["ip", "-6", "route", "show", "default"]);
     assert!(default.contains("via fe80::"), "the host side's link-local: {default}");
     let hop = |limit: &str| lab.inside("w22", &["ping", "-6", "-n", "-c1", "-W2", "-t", limit, "fd00:65::24"]).1;
