@@ -131,7 +131,7 @@ impl Routes {
         outcome
     }
 
-    /// Takes away routes in scope that are not desired; looks at no others.
+    /// Takes away routes in scope that are not desired; looks at no others. The objects behind them go in the next pass.
     pub(crate) fn remove(&mut self, desired: &Desired, scope: Scope<'_, Prefix>) -> Outcome<Prefix> {
         let keys: BTreeSet<Prefix> = match scope {
             Scope::All => self.table.actual().keys().copied().chain(self.sets.assigned()).collect(),
@@ -141,10 +141,8 @@ impl Routes {
         for prefix in &unwanted {
             self.sets.assign(*prefix, None);
         }
-        let outcome = self.table.sync_exactly(unwanted, |_| Want::Nothing);
-        let idle = self.sync_next_hops();
-        self.remove_next_hops(idle);
-        outcome
+        // Next hop objects that became idle go in the next pass: what was only just read back is not yet known to be.
+        self.table.sync_exactly(unwanted, |_| Want::Nothing)
     }
 
     fn remove_next_hops(&mut self, idle: BTreeSet<u32>) {

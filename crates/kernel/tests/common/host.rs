@@ -133,6 +133,7 @@ pub fn sync(kernel: &mut Kernel, wanted: &Wanted, everything: Everything) -> Pas
             pass.pending.extend(outcome.pending.iter().map(|(key, why)| format!("{key:?}: {why}")));
         };
     }
+    run!(remove_routes);
     if everything == Everything::Yes || !kernel.is_guarded() {
         let outcome = kernel.sync_skeleton(&wanted.0);
         pass.writes += outcome.writes;
