@@ -10,11 +10,13 @@
 //! * [`reconcile`]: one diff for every table.
 //! * [`bpf`]: the responder that answers ARP and ND on workload links.
 //! * [`nft`]: the table that guards workload links.
+//! * [`conntrack`]: forgets the connections of an address that has left.
 //! * [`Error`]: what was attempted, what the kernel said.
 //!
 //! Everything acts in the network namespace of the thread that opened the socket.
 
 pub mod bpf;
+pub mod conntrack;
 mod error;
 mod kernel;
 pub mod link;

@@ -74,16 +74,21 @@ impl Kernel {
         let mut socket = Socket::open(Protocol::Route)?;
         may_configure(&mut socket)?;
         let guards = Guards::open()?;
+        let mut watch = Watch::open(guards.watch())?;
+        let neighbours = Neighbours::open()?;
+        let routes = Routes::open()?;
+        let [table, hops] = routes.ports();
+        watch.ignore(&[table, hops, neighbours.port()])?;
         Ok(Self {
-            watch: Watch::open(guards.watch())?,
+            watch,
             guards,
             queue: VecDeque::new(),
             socket,
             links: Links::default(),
             marks: Reconciler::new(Marks::open()?),
-            neighbours: Reconciler::new(Neighbours::open()?),
+            neighbours: Reconciler::new(neighbours),
             settings: Reconciler::new(Settings::open(config.settings_record.as_deref())?),
-            routes: Routes::open()?,
+            routes,
             waiting: BTreeMap::new(),
             reread_routes: false,
         })

@@ -27,6 +27,11 @@ impl Watch {
         Ok(Self { route, file })
     }
 
+    /// What requests by these ports do is not told.
+    pub(super) fn ignore(&mut self, ports: &[u32]) -> Result<(), Error> {
+        self.route.ignore_ports(ports)
+    }
+
     /// A file that is readable when something was announced.
     pub(super) fn file(&self) -> Result<OwnedFd, Error> {
         self.file.try_clone().map_err(|error| Error::io("watch netlink sockets", &error))

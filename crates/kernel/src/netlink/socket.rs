@@ -212,6 +212,11 @@ impl Socket {
         sys::set_option(self.fd.as_fd(), libc::NETLINK_ADD_MEMBERSHIP, number).map_err(failed)
     }
 
+    /// Has the kernel keep announcements of requests by these sockets' ports from this one: what we do is no news to us.
+    pub fn ignore_ports(&mut self, ports: &[u32]) -> Result<(), Error> {
+        sys::ignore_ports(self.fd.as_fd(), ports).map_err(|errno| Error::system("filter netlink notifications", errno))
+    }
+
     /// Sends one request and gives what the kernel answers besides the acknowledgement.
     pub fn request(&mut self, message: &Message, attempted: &str) -> Result<Replies, Error> {
         let first = self.send(std::slice::from_ref(message), |_| NLM_F_ACK, attempted)?;

@@ -58,6 +58,11 @@ impl Routes {
         })
     }
 
+    /// Ports of the sockets that write.
+    pub(crate) fn ports(&self) -> [u32; 2] {
+        [self.table.table_ref().port(), self.hops.table_ref().port()]
+    }
+
     /// Reads everything; the prefixes where something is not as we knew it.
     pub(crate) fn read_back(&mut self) -> Result<BTreeSet<Prefix>, Error> {
         let changed_hops = self.hops.read_back()?;

@@ -5,6 +5,7 @@ use crate::Error;
 use crate::netlink::{Message, Socket};
 use crate::reconcile::{Plan, Table};
 use lasthop_net::{Family, Prefix, RouteProtocol, TableId};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 const CREATE: u16 = (libc::NLM_F_CREATE | libc::NLM_F_EXCL) as u16;
@@ -88,10 +89,11 @@ impl Table for RouteTable {
                     continue;
                 }
                 let route = OwnRoute::of(&entry);
-                if ours.contains_key(&entry.prefix) {
-                    self.extra.entry(entry.prefix).or_default().push(route);
-                } else {
-                    ours.insert(entry.prefix, route);
+                match ours.entry(entry.prefix) {
+                    Entry::Occupied(_) => self.extra.entry(entry.prefix).or_default().push(route),
+                    Entry::Vacant(vacant) => {
+                        vacant.insert(route);
+                    }
                 }
             }
         }

@@ -1,0 +1,169 @@
+//! Connection tracking: entries of an address that has left are deleted, so that its next owner gets none of the old
+//! connections' packets, nor their verdicts.
+//!
+//! Follows net/netfilter/nf_conntrack_netlink.c. The kernel is asked to list only the entries of an address where it
+//! can (`CTA_FILTER`, Linux 5.8); each is then deleted by its own tuple and id.
+
+use crate::Error;
+use crate::link::family_number;
+use crate::netlink::{Attributes, Message, Protocol, Received, Replies, Socket};
+use lasthop_net::Family;
+use nix::errno::Errno;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+/// `NFNL_SUBSYS_CTNETLINK << 8 |` `IPCTNL_MSG_CT_GET`, `IPCTNL_MSG_CT_DELETE`.
+const GET: u16 = 1 << 8 | 1;
+const DELETE: u16 = 1 << 8 | 2;
+/// Length of `struct nfgenmsg`.
+const NFGENMSG: usize = 4;
+const CTA_TUPLE_ORIG: u16 = 1;
+const CTA_TUPLE_REPLY: u16 = 2;
+const CTA_ID: u16 = 12;
+const CTA_ZONE: u16 = 18;
+const CTA_FILTER: u16 = 25;
+const CTA_FILTER_ORIG_FLAGS: u16 = 1;
+const CTA_FILTER_REPLY_FLAGS: u16 = 2;
+const CTA_TUPLE_IP: u16 = 1;
+const CTA_IP_V4_SRC: u16 = 1;
+const CTA_IP_V4_DST: u16 = 2;
+const CTA_IP_V6_SRC: u16 = 3;
+const CTA_IP_V6_DST: u16 = 4;
+/// `CTA_FILTER_F_CTA_IP_SRC`, `CTA_FILTER_F_CTA_IP_DST`.
+const BY_SOURCE: u32 = 1 << 0;
+const BY_DESTINATION: u32 = 1 << 1;
+/// From so many addresses on, one look at all entries is cheaper than one for each.
+const MANY: usize = 8;
+
+/// In which place of an entry an address is looked for. An address that was translated shows in the reply.
+const PLACES: [(u16, u32); 4] = [
+    (CTA_TUPLE_ORIG, BY_SOURCE),
+    (CTA_TUPLE_ORIG, BY_DESTINATION),
+    (CTA_TUPLE_REPLY, BY_SOURCE),
+    (CTA_TUPLE_REPLY, BY_DESTINATION),
+];
+
+/// Deletes every entry that has one of these addresses at either end, before or after translation; how many there were.
+///
+/// In the calling thread's network namespace.
+pub fn delete_for(addresses: &BTreeSet<IpAddr>) -> Result<usize, Error> {
+    let mut socket = Socket::open(Protocol::Netfilter)?;
+    let mut requests = BTreeSet::new();
+    if addresses.len() < MANY {
+        for address in addresses {
+            match filtered(&mut socket, *address) {
+                Ok(found) => requests.extend(found),
+                Err(error) if cannot_filter(&error) => requests.extend(unfiltered(&mut socket, addresses)?),
+                Err(error) => return Err(error),
+            }
+        }
+    } else {
+        requests.extend(unfiltered(&mut socket, addresses)?);
+    }
+    let messages: Vec<Message> = requests.into_iter().map(|entry| entry.delete()).collect();
+    let mut deleted = 0;
+    for result in socket.batch(&messages, "delete connection tracking entries") {
+        match result {
+            Ok(()) => deleted += 1,
+            // It ended in the meantime.
+            Err(error) if error.is_absent() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(deleted)
+}
+
+/// What an older kernel says to a filter.
+fn cannot_filter(error: &Error) -> bool {
+    matches!(error.errno(), Some(Errno::EOPNOTSUPP | Errno::EINVAL | Errno::EAFNOSUPPORT))
+}
+
+/// An entry, as far as it takes to delete it: family, and the attributes that name it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Entry {
+    family: u8,
+    original: Vec<u8>,
+    zone: Option<[u8; 2]>,
+    id: [u8; 4],
+}
+
+impl Entry {
+    fn parse(message: Received<'_>) -> Option<Self> {
+        let &[family, ..] = message.fixed::<NFGENMSG>()?;
+        let attributes = message.attributes(NFGENMSG);
+        Some(Self {
+            family,
+            original: attributes.get(CTA_TUPLE_ORIG)?.payload.to_vec(),
+            zone: attributes.get(CTA_ZONE).and_then(|a| a.payload.try_into().ok()),
+            id: attributes.get(CTA_ID)?.payload.try_into().ok()?,
+        })
+    }
+
+    fn delete(&self) -> Message {
+        let mut request = Message::new(DELETE, 0).fixed(&[self.family, 0, 0, 0]);
+        request.nest(CTA_TUPLE_ORIG, |m| {
+            m.put_fixed(&self.original);
+        });
+        if let Some(zone) = self.zone {
+            request.put(CTA_ZONE, &zone);
+        }
+        // Not another connection that took the tuple meanwhile.
+        request.put(CTA_ID, &self.id);
+        request
+    }
+}
+
+/// Entries that the kernel finds for one address.
+fn filtered(socket: &mut Socket, address: IpAddr) -> Result<BTreeSet<Entry>, Error> {
+    let mut entries = BTreeSet::new();
+    for (tuple, place) in PLACES {
+        let (source, destination) = match address {
+            IpAddr::V4(_) => (CTA_IP_V4_SRC, CTA_IP_V4_DST),
+            IpAddr::V6(_) => (CTA_IP_V6_SRC, CTA_IP_V6_DST),
+        };
+        let family = family_number(Family::of(address));
+        let mut request = Message::new(GET, 0).fixed(&[family, 0, 0, 0]);
+        request.nest(tuple, |m| {
+            m.nest(CTA_TUPLE_IP, |m| {
+                m.put_ip(if place == BY_SOURCE { source } else { destination }, address);
+            });
+        });
+        let flags = |of| if of == tuple { place } else { 0 };
+        request.nest(CTA_FILTER, |m| {
+            m.put_u32(CTA_FILTER_ORIG_FLAGS, flags(CTA_TUPLE_ORIG));
+            m.put_u32(CTA_FILTER_REPLY_FLAGS, flags(CTA_TUPLE_REPLY));
+        });
+        let replies = socket.dump(&request, &format!("list connections of {address}"))?;
+        // A kernel that takes no notice of the filter gives everything.
+        entries.extend(matching(&replies, &BTreeSet::from([address])));
+    }
+    Ok(entries)
+}
+
+/// Entries of some addresses among all.
+fn unfiltered(socket: &mut Socket, addresses: &BTreeSet<IpAddr>) -> Result<BTreeSet<Entry>, Error> {
+    let mut entries = BTreeSet::new();
+    for family in Family::ALL {
+        if addresses.iter().any(|address| Family::of(*address) == family) {
+            let request = Message::new(GET, 0).fixed(&[family_number(family), 0, 0, 0]);
+            let replies = socket.dump(&request, "list connections")?;
+            entries.extend(matching(&replies, addresses));
+        }
+    }
+    Ok(entries)
+}
+
+fn matching(replies: &Replies, addresses: &BTreeSet<IpAddr>) -> Vec<Entry> {
+    let concerns = |message: &Received<'_>| {
+        let attributes = message.attributes(NFGENMSG);
+        let tuples = [CTA_TUPLE_ORIG, CTA_TUPLE_REPLY].map(|tuple| ends(&attributes, tuple));
+        tuples.into_iter().flatten().any(|address| addresses.contains(&address))
+    };
+    replies.iter().filter(concerns).filter_map(Entry::parse).collect()
+}
+
+/// Both addresses of a tuple.
+fn ends(attributes: &Attributes<'_>, tuple: u16) -> Vec<IpAddr> {
+    let ip = attributes.get(tuple).and_then(|tuple| tuple.nested().get(CTA_TUPLE_IP));
+    ip.map(|ip| ip.nested().filter_map(|address| address.ip()).collect()).unwrap_or_default()
+}
