@@ -187,8 +187,8 @@ impl Bird {
     pub fn routes_from(&self, protocol: &str) -> Result<usize> {
         let text = self.ask(&format!("show route protocol {protocol} count"))?;
         let counts = text.lines().filter_map(|line| line.split_whitespace().next()?.parse::<usize>().ok());
-        // A line a table, and then the sum of all if there are several.
-        Ok(counts.max().unwrap_or(0))
+        // A line a table; what follows them begins with a word.
+        Ok(counts.sum())
     }
 
     fn explain<T>(&self, result: Result<T>) -> Result<T> {

@@ -8,8 +8,8 @@ use lasthop_bgp::Bytes;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -25,6 +25,9 @@ const SLICES: usize = 64;
 
 /// How long the last words may take, and then the peer's own close.
 const LINGER: Duration = Duration::from_secs(1);
+
+/// After so many milliseconds in which the kernel took nothing, the other end does not read.
+const STALLED_AFTER: u64 = 100;
 
 /// Something that is dropped when the queue has come to it.
 pub(super) type Mark = Arc<dyn Send + Sync>;
@@ -51,10 +54,20 @@ pub(super) struct Connection {
     reader: JoinHandle<()>,
 }
 
-#[derive(Default)]
 struct Fill {
     bytes: AtomicUsize,
     congested: AtomicBool,
+    start: Instant,
+    /// Since when the kernel takes nothing, in milliseconds from `start`; [`NOT_WAITING`] otherwise.
+    waiting: AtomicU64,
+}
+
+const NOT_WAITING: u64 = u64::MAX;
+
+impl Fill {
+    fn now(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(NOT_WAITING - 1)
+    }
 }
 
 impl Connection {
@@ -64,7 +77,12 @@ impl Connection {
         W: AsyncWrite + Unpin + Send + 'static,
     {
         let (queue, items) = mpsc::unbounded_channel();
-        let fill = Arc::new(Fill::default());
+        let fill = Arc::new(Fill {
+            bytes: AtomicUsize::new(0),
+            congested: AtomicBool::new(false),
+            start: Instant::now(),
+            waiting: AtomicU64::new(NOT_WAITING),
+        });
         let writer = tokio::spawn({
             let fill = fill.clone();
             async move {
@@ -102,6 +120,12 @@ impl Connection {
     /// Whether more may be queued.
     pub(super) fn has_room(&self) -> bool {
         !self.fill.congested.load(Ordering::Acquire)
+    }
+
+    /// Whether the other end has read nothing for a while although there was something to read.
+    pub(super) fn is_stalled(&self) -> bool {
+        let since = self.fill.waiting.load(Ordering::Acquire);
+        since != NOT_WAITING && self.fill.now().saturating_sub(since) > STALLED_AFTER
     }
 
     /// Ends the stream after what is queued, and then waits for the peer's end a little: a socket closed over unread
@@ -150,7 +174,9 @@ async fn write<W: AsyncWrite + Unpin>(
         if slices.is_empty() {
             continue;
         }
+        fill.waiting.store(fill.now(), Ordering::Release);
         let count = half.write_vectored(&slices).await?;
+        fill.waiting.store(NOT_WAITING, Ordering::Release);
         if count == 0 {
             return Err(io::ErrorKind::WriteZero.into());
         }
@@ -228,11 +254,14 @@ mod tests {
             let congested = (0..2000).filter(|_| connection.send(vec![0; 1000].into()) == Queue::Congested).count();
             assert_eq!(congested, 1);
             assert!(!connection.has_room());
+            assert!(!connection.is_stalled());
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            assert!(connection.is_stalled());
             let mut taken = vec![0; 2_000_000];
             far.read_exact(&mut taken).await.unwrap();
             assert_eq!(told.recv().await, Some(()));
             assert!(told.try_recv().is_err());
-            assert!(connection.has_room());
+            assert!(connection.has_room() && !connection.is_stalled());
         });
     }
 

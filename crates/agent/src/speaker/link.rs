@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 const GREETING_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long a withdrawal may wait for a peer that does not read, before the agent goes on without it.
-const WITHDRAW_LIMIT: Duration = Duration::from_secs(1);
+const WITHDRAW_LIMIT: Duration = Duration::from_millis(500);
 
 /// How long small news of a peer (a failed attempt, a number of prefixes) may wait.
 const LOOK_AFTER: Duration = Duration::from_millis(500);
@@ -129,11 +129,11 @@ impl Link {
         }
     }
 
-    /// Answers a withdrawal once all `connections` are that far.
+    /// Answers a withdrawal once all `connections` are that far, but for those that have not been read for a while.
     pub(super) fn answer_when_flushed<'a>(&mut self, seq: u64, connections: impl Iterator<Item = &'a Connection>) {
         self.withdrawals.insert(seq, Instant::now() + WITHDRAW_LIMIT);
         let mark: Mark = Arc::new(Flushed { link: self.id, seq, signals: self.signals.clone() });
-        for connection in connections {
+        for connection in connections.filter(|connection| !connection.is_stalled()) {
             connection.mark(mark.clone());
         }
     }

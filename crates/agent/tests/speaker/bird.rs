@@ -8,7 +8,7 @@ use lasthop_testkit::netns::{Frames, Host, Net};
 use std::time::{Duration, Instant};
 
 /// A network of hosts .1 to .N.
-fn hosts<const N: usize>() -> [Host; N] {
+pub(crate) fn hosts<const N: usize>() -> [Host; N] {
     let net = Net::new().unwrap();
     std::array::from_fn(|i| {
         let i = i + 1;
@@ -17,7 +17,7 @@ fn hosts<const N: usize>() -> [Host; N] {
 }
 
 /// A speaker on a host, with its agent.
-fn speaker(host: &Host, own: &str, asn: u32, peers: Vec<PeerConfig>) -> (Speaker, Agent) {
+pub(crate) fn speaker(host: &Host, own: &str, asn: u32, peers: Vec<PeerConfig>) -> (Speaker, Agent) {
     let speaker = Speaker::start(host);
     let agent = Agent::new(&speaker.socket(), config(asn, own), peers);
     (speaker, agent)
@@ -223,33 +223,6 @@ fn a_peer_that_comes_goes_and_changes_does_not_disturb_the_other() {
     third.has_no_route("10.65.0.21/32", LIMIT).unwrap();
     assert!(third.log().to_lowercase().contains("received: peer de-configured"), "{}", third.log());
     assert_eq!(second.ask("show protocols peer").unwrap(), since);
-}
-
-#[test]
-fn ten_thousand_routes_arrive() {
-    let [a, b] = hosts();
-    let routes: String = (0..10_000u32)
-        .map(|i| format!("route 10.{}.{}.{}/32 unreachable;", 66 + i / 65536, i / 256 % 256, i % 256))
-        .collect();
-    let bird = base("10.99.0.2")
-        + &bird_routes(&routes, "")
-        + &bird_session("peer", ("10.99.0.2", 64512), ("10.99.0.1", 64512), "");
-    let bird = Bird::start(&b, &bird).unwrap();
-    let (_speaker, mut agent) = speaker(&a, "10.99.0.1", 64512, vec![peer("10.99.0.1", "10.99.0.2", 64512)]);
-    agent.established("10.99.0.2");
-    let after = agent.wait("10,000 routes", LIMIT, |agent| agent.routes.len() == 10_000);
-    println!("10,000 routes are with the agent {after:?} after the session is up");
-    bird.ask("disable s4").unwrap();
-    agent.wait("none", LIMIT, |agent| agent.routes.is_empty());
-    let start = Instant::now();
-    bird.ask("enable s4").unwrap();
-    agent.wait("10,000 routes", LIMIT, |agent| agent.routes.len() == 10_000);
-    println!("10,000 routes are with the agent {:?} after BIRD is told to announce them", start.elapsed());
-    // Told again in whole on a new line, from memory.
-    let mut other = Agent::new(agent.client.path(), agent.config.clone(), agent.peers.clone());
-    let time = other.wait("in sync", LIMIT, |agent| agent.in_sync);
-    assert_eq!(other.routes.len(), 10_000);
-    println!("10,000 routes are with a new agent {time:?} after it came");
 }
 
 /// All connections of both sides are opened in the same instant: the peer's SYNs and its answers to ours wait for the

@@ -4,6 +4,7 @@
 
 mod bird;
 mod line;
+mod load;
 mod restart;
 mod support;
 
