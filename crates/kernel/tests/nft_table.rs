@@ -242,6 +242,7 @@ fn an_endpoint_costs_the_same_at_any_number() {
         let host = Netns::new("nft");
         host.enter(|| {
             let mut nft = Nft::open().expect("sockets");
+            let mut watch = Watch::open().expect("a socket");
             let mut sources = numbered(count);
             let begin = Instant::now();
             ready(&mut nft, &sources);
@@ -269,6 +270,7 @@ fn an_endpoint_costs_the_same_at_any_number() {
                 all_done(&nft.sync_sources(&sources, Scope::Keys(&keys)));
                 removes.push(begin.elapsed());
             }
+            assert!(!watch.touched(&nft.ports()).expect("no overrun"), "all this was our own doing");
             adds.sort();
             removes.sort();
             println!(
@@ -279,4 +281,32 @@ fn an_endpoint_costs_the_same_at_any_number() {
         });
     }
     assert!(medians.iter().all(|median| median.as_micros() < 1_000), "{medians:?}");
+}
+
+/// The kernel lets nobody else touch a table that has an owner: that is told, with what was attempted.
+#[test]
+fn a_table_that_somebody_owns_is_an_error_in_words() {
+    use std::io::Write;
+    let host = Netns::new("nft");
+    let mut owner = std::process::Command::new("ip")
+        .args(["netns", "exec", &host.name, "nft", "-i"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("nft is installed");
+    let mut input = owner.stdin.take().expect("piped");
+    input.write_all(b"add table inet lasthop { flags owner; }\n").expect("written");
+    let begin = Instant::now();
+    while !host.sh("nft list tables").contains("lasthop") {
+        assert!(begin.elapsed().as_secs() < 5, "nft makes the table");
+    }
+    let error = host.enter(|| {
+        let mut nft = Nft::open().expect("sockets");
+        nft.read_back().expect("read back");
+        nft.sync_skeleton(&guard(EndpointToHost::Drop), &nat()).expect_err("not ours").to_string()
+    });
+    assert!(error.starts_with("write nftables rules: table inet lasthop: ") && error.contains("ermitted"), "{error}");
+    println!("{error}");
+    drop(input);
+    owner.wait().expect("our own child");
 }

@@ -214,8 +214,8 @@ fn first(refused: Vec<(usize, Refusal)>) -> Refusal {
 /// The refusal of the first request, with the step that it belongs to.
 fn refusal_in_words(refused: Vec<(usize, Refusal)>, changes: &[Change], steps: &[usize]) -> Error {
     let at = refused.first().and_then(|(index, _)| steps.get(*index)).and_then(|step| changes.get(*step));
-    let attempted = at.map_or_else(|| "write the nftables skeleton".to_owned(), ToString::to_string);
-    first(refused).during(format!("table inet {TABLE}: {attempted}"))
+    let attempted = at.map_or_else(|| "transaction".to_owned(), ToString::to_string);
+    first(refused).during(format!("write nftables rules: {attempted}"))
 }
 
 /// Notifications about nftables.

@@ -396,3 +396,60 @@ pub(super) fn read_set(attributes: &Attributes<'_>) -> Option<(String, Option<Se
     let same = spec.flags() == flags && spec.key_len() == number(set::KEY_LENGTH);
     Some((name, same.then_some(spec)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Everything that a decoder may meet, from bytes that were once right.
+    fn read_all(payload: &[u8]) {
+        let message = Received { kind: 0, flags: 0, sequence: 0, port: 0, payload };
+        let attributes = message.attributes(wire::FIXED);
+        let _ =
+            (read_chain(&attributes), read_rule(&attributes), read_set(&attributes), read_elements(message).count());
+    }
+
+    fn samples() -> Vec<Message> {
+        let spec = SetSpec { fields: vec![Field::Name, Field::V4], keys: Keys::Ranges, verdicts: true };
+        let element =
+            Element { last: Some(vec![9; 20]), verdict: Some(Verdict::Goto("c".into())), ..Element::key(vec![1; 20]) };
+        let hook = Hook { role: Role::Nat, point: Point::Postrouting, priority: -5 };
+        let rule = Rule { id: "x".into(), exprs: vec![Expr::Counter, Expr::Verdict(Verdict::Drop)] };
+        let mut all = change_elements(Kind::NewElement, "t", "s", [&element]);
+        all.extend([new_set("t", "s", &spec, 1), new_chain("t", "c", Some(hook)), append_rule("t", "c", &rule)]);
+        all
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(sample in 0usize..4, changes: Vec<(prop::sample::Index, u8)>, cut: prop::sample::Index) {
+            let mut bytes = samples()[sample].payload().to_vec();
+            for (at, byte) in changes {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            read_all(&bytes[..cut.index(bytes.len())]);
+            read_all(&bytes);
+        }
+    }
+
+    #[test]
+    fn definitions_are_read_as_they_were_written() {
+        let attributes = |message: &Message| Attributes::after(&message.payload().to_vec().leak()[..], wire::FIXED);
+        for (fields, keys, verdicts) in [
+            (vec![Field::Name], Keys::Exact, true),
+            (vec![Field::Name, Field::V6], Keys::Ranges, false),
+            (vec![Field::V4], Keys::Ranges, false),
+        ] {
+            let spec = SetSpec { fields, keys, verdicts };
+            assert_eq!(read_set(&attributes(&new_set("t", "s", &spec, 1))), Some(("s".to_owned(), Some(spec))));
+        }
+        let hook = Hook { role: Role::Filter, point: Point::Prerouting, priority: -450 };
+        let expect = Chain { hook: Some(hook), rules: Vec::new(), foreign_policy: false };
+        assert_eq!(read_chain(&attributes(&new_chain("t", "c", Some(hook)))), Some(("c".to_owned(), expect)));
+        let rule = Rule { id: "spoofed".into(), exprs: vec![Expr::Counter, Expr::Verdict(Verdict::Drop)] };
+        let read = read_rule(&attributes(&append_rule("t", "c", &rule)));
+        assert_eq!(read.map(|read| (read.chain, read.rule)), Some(("c".to_owned(), rule)));
+    }
+}

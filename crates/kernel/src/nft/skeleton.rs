@@ -15,6 +15,7 @@
 //! * Maps answer `return` (judged, go on) or `accept`. They never jump while there is only the allow-all program: the kernel
 //!   walks all elements of a map that jumps again at every commit (nft_chain_validate), plain verdicts cost nothing.
 //!   A program of its own is an element `goto <chain>`, whose `return` means allowed.
+//! * Source MAC addresses are not policed: a router does not look at them, and nothing here depends on them.
 //! * Packets of the host itself to its own workloads pass: there is no output chain.
 //! * Everything about other links is accepted, that is, left to the host's other rules.
 
