@@ -50,11 +50,29 @@ impl Agent {
             return;
         }
         self.withdraw(&changes.advertise).await;
-        self.pending.clear();
+        self.forget_reasons(&changes, everything);
         self.take_routes_away(&changes, everything);
         self.take_links_away();
         let routes = self.put(&changes, everything);
         self.tell(&changes, &routes);
+    }
+
+    /// What is looked at in this cycle is told anew; other reasons stand until their object is in force.
+    fn forget_reasons(&mut self, changes: &Changes, everything: bool) {
+        if everything {
+            self.pending.clear();
+        }
+        if self.pending.is_empty() {
+            return;
+        }
+        let links = changes.links.iter().flat_map(|link| [format!("link {link}"), format!("policy {link}")]);
+        let routes = changes.routes.iter().map(|prefix| format!("route {prefix}"));
+        let neighbours = changes.neighbours.iter().map(|(link, address)| format!("neighbour {address} on {link}"));
+        let sysctls = changes.sysctls.iter().map(|key| format!("sysctl {}", key.0));
+        let sources = changes.sources.iter().map(|source| format!("source {} on {}", source.prefix, source.link));
+        for object in links.chain(routes).chain(neighbours).chain(sysctls).chain(sources) {
+            self.pending.remove(&object);
+        }
     }
 
     fn guard(&mut self) {
@@ -94,9 +112,12 @@ impl Agent {
             if self.engine.desired().links.contains_key(&link) {
                 continue;
             }
-            if let Err(error) = lasthop_kernel::link::delete(&mut self.socket, &link) {
-                self.pending.insert(format!("link {link}"), error.to_string());
-                self.leaving.insert(link);
+            match lasthop_kernel::link::delete(&mut self.socket, &link) {
+                Ok(_) => drop(self.pending.remove(&format!("link {link}"))),
+                Err(error) => {
+                    self.pending.insert(format!("link {link}"), error.to_string());
+                    self.leaving.insert(link);
+                }
             }
         }
     }
@@ -143,6 +164,11 @@ impl Agent {
 
     fn count<K: Ord>(&mut self, table: &str, outcome: &Outcome<K>, name: impl Fn(&K) -> String) {
         self.writes += outcome.writes as u64;
+        if !self.pending.is_empty() {
+            for key in outcome.done.iter().chain(&outcome.removed) {
+                self.pending.remove(&format!("{table} {}", name(key)));
+            }
+        }
         for (key, error) in &outcome.failed {
             tracing::warn!(object = format!("{table} {}", name(key)), %error, "the kernel refused");
             self.pending.insert(format!("{table} {}", name(key)), error.to_string());

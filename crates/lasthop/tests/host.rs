@@ -168,6 +168,20 @@ fn an_operators_day() {
         assert_eq!(host.json("workload list"), before, "'{line}' changed something");
     }
 
+    // What is not in force says why, also after others have come and gone, until it is in force or not wanted.
+    let absent = host.json("workload add vm3 --ip 10.65.0.27 --tap tap-late");
+    assert_eq!(absent["pending"]["route 10.65.0.27/32"], "link tap-late is absent", "{absent}");
+    host.ok("workload add vm4 --ip 10.65.0.28 --tap tap-never");
+    host.ok("workload delete vm4");
+    let pending = |status: &Value| status["pending"].as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
+    let told = pending(&host.json("status"));
+    assert!(told.contains("route 10.65.0.27/32") && !told.contains("10.65.0.28"), "{told}");
+    let line = host.ok("routes").lines().find(|line| line.starts_with("10.65.0.27/32")).unwrap().to_owned();
+    assert!(line.ends_with("pending  link tap-late is absent"), "{line}");
+    ip(&format!("-n {} tuntap add tap-late mode tap", host.name));
+    host.wait("connected once the link is there", |status| !pending(status).contains("10.65.0.27"));
+    host.ok("workload delete vm3");
+
     let table = host.ok("routes -o wide");
     assert!(table.contains("10.65.0.24/32  direct       dev tapa429fb36-04"), "{table}");
     let whole = host.ok("routes --host");
