@@ -71,13 +71,21 @@ pub trait Table {
 }
 
 /// Which keys a pass looks at, besides those that an earlier pass left undone.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub enum Scope<'a, K> {
     /// Every key, desired or actual.
     All,
     /// These.
     Keys(&'a BTreeSet<K>),
 }
+
+impl<K> Clone for Scope<'_, K> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<K> Copy for Scope<'_, K> {}
 
 /// What ought to be under one key.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -82,6 +82,29 @@ fn a_restart_with_nothing_changed_writes_nothing() {
 }
 
 #[test]
+fn a_narrow_pass_after_a_restart_takes_nothing_away() {
+    let host = Host::new();
+    host.workload("lh1");
+    host.workload("lh2");
+    host.scratch.run(|| settle(&mut host.kernel(), &two_workloads()));
+    let look =
+        "ip route; ip -6 route; ip nexthop; ip neigh show nud permanent; nft list table inet lasthop | grep -v counter";
+    let before = host.sh(look);
+    host.scratch.run(|| {
+        let mut kernel = host.kernel();
+        let pass = sync(&mut kernel, &two_workloads(), Everything::No);
+        assert_eq!(pass.writes, 0, "{pass:?}");
+        assert_eq!(host.sh(look), before);
+        // One more key, while the rest has not been gone through yet.
+        let mut kernel = host.kernel();
+        let more = two_workloads().remote("10.65.9.9/32", &["172.31.0.3"]);
+        let outcome = kernel.sync_routes(&more.0, Scope::Keys(&BTreeSet::from([prefix("10.65.9.9/32")])));
+        assert_eq!(outcome.writes, 1, "{outcome:?}");
+        assert_eq!(host.sh("ip nexthop | wc -l"), "4", "the next hop that a group has is shared");
+    });
+}
+
+#[test]
 fn what_is_left_of_an_earlier_run_goes() {
     let host = Host::new();
     host.workload("lh1");

@@ -27,7 +27,7 @@ pub(super) struct Guards {
     counters: Mutex<Nft>,
     responders: Reconciler<Responders>,
     /// Links that may send and receive, as last told.
-    endpoints: BTreeSet<IfName>,
+    endpoints: Option<BTreeSet<IfName>>,
     state: Guarded,
 }
 
@@ -47,7 +47,7 @@ impl Guards {
             watch: nft::Watch::open()?,
             counters: Mutex::new(Nft::open()?),
             responders: Reconciler::new(Responders::open()?),
-            endpoints: BTreeSet::new(),
+            endpoints: None,
             state: Guarded::No,
         })
     }
@@ -175,19 +175,20 @@ impl Kernel {
     /// Lets links of endpoints send and receive, and no others.
     pub fn sync_endpoints(&mut self, desired: &Desired, scope: Scope<'_, IfName>) -> Outcome<IfName> {
         self.take_in();
-        match scope {
-            Scope::All => self.guards.endpoints = desired.links.keys().cloned().collect(),
-            Scope::Keys(keys) => {
+        let Guards { endpoints, nft, .. } = &mut self.guards;
+        match (scope, &mut *endpoints) {
+            (Scope::Keys(keys), Some(endpoints)) => {
                 for name in keys {
                     if desired.links.contains_key(name) {
-                        self.guards.endpoints.insert(name.clone());
+                        endpoints.insert(name.clone());
                     } else {
-                        self.guards.endpoints.remove(name);
+                        endpoints.remove(name);
                     }
                 }
             }
+            _ => *endpoints = None,
         }
-        self.guards.nft.sync_endpoints(&self.guards.endpoints, scope)
+        nft.sync_endpoints(endpoints.get_or_insert_with(|| desired.links.keys().cloned().collect()), scope)
     }
 
     /// Packets that the guard has dropped, by reason; empty if there is no guard.
@@ -199,7 +200,7 @@ impl Kernel {
     }
 
     pub(super) fn remove_guard(&mut self) -> Result<(), Error> {
-        self.guards.endpoints.clear();
+        self.guards.endpoints = None;
         self.guards.state = Guarded::No;
         self.guards.nft.remove_all()
     }

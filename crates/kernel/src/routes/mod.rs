@@ -43,6 +43,8 @@ pub(crate) struct Routes {
     metric: Option<Metric>,
     /// Whether the ways to next hops must be looked up anew.
     stale: bool,
+    /// Whether all routes have been gone through, so that an object without a known user has none.
+    settled: bool,
 }
 
 impl Routes {
@@ -55,6 +57,7 @@ impl Routes {
             waiting: BTreeMap::new(),
             metric: None,
             stale: true,
+            settled: false,
         })
     }
 
@@ -116,6 +119,7 @@ impl Routes {
             Scope::Keys(keys) if !all => keys.clone(),
             _ => desired.routes.keys().copied().chain(self.sets.assigned()).collect(),
         };
+        keys.append(&mut self.table.take_due());
         for prefix in &keys {
             let next_hops = match desired.routes.get(prefix) {
                 Some(Route::Remote { next_hops }) => Some(next_hops),
@@ -127,6 +131,7 @@ impl Routes {
             keys.extend(self.table.actual().keys().copied());
         }
         self.look_up_next_hops(desired, links);
+        self.settled |= all;
         let mut idle = self.sync_next_hops();
         if all {
             idle.extend(self.hops.actual().keys().copied().filter(|id| !self.sets.is_owned(*id)));
@@ -177,10 +182,16 @@ impl Routes {
 
     /// Writes the next hop objects that are wanted. Gives those that are not, to be removed after the routes.
     fn sync_next_hops(&mut self) -> BTreeSet<u32> {
-        let mut ids = self.sets.take_touched();
-        ids.append(&mut self.hops.take_due());
-        let (wanted, idle): (BTreeSet<u32>, BTreeSet<u32>) =
-            ids.into_iter().partition(|id| self.sets.content(*id).is_some());
+        let touched = self.sets.take_touched();
+        let due = self.hops.take_due();
+        let ids = touched.iter().chain(&due).copied();
+        let (wanted, mut idle): (BTreeSet<u32>, BTreeSet<u32>) = ids.partition(|id| self.sets.content(*id).is_some());
+        if !self.settled {
+            // What has only been read so far may yet turn out to be in use.
+            let unsure: BTreeSet<u32> = idle.difference(&touched).copied().collect();
+            idle.retain(|id| touched.contains(id));
+            self.hops.recheck(unsure);
+        }
         let sets = &self.sets;
         let outcome = self.hops.sync_exactly(wanted, |id| sets.content(*id).map_or(Want::Nothing, Want::Value));
         for (id, error) in outcome.failed {
