@@ -227,6 +227,7 @@ fn while_the_agent_is_dead_what_was_allowed_goes_on_and_what_was_not_does_not() 
     let (answered, said) = lab.inside("w2", &["ping", "-n", "-c3", "-i0.1", "-W1", "-I", "far", "10.65.1.2"]);
     assert!(!answered, "an unjudged link reached another workload: {said}");
     assert_eq!(capture.stop().trim(), "", "w3 saw what came from an unjudged link");
+    sh(&lab, "h1", "ip link del lhnew");
     // E2: it comes back and converges on what changed meanwhile.
     sh(&lab, "h1", "ip route del 10.65.0.4");
     lab.ok(&["start", "h1", "bgp"]);

@@ -69,8 +69,8 @@ impl Lab {
         let mut stderr = BufReader::new(capture.0.as_mut().unwrap().stderr.take().unwrap());
         let mut line = String::new();
         while !line.contains("listening on") {
-            line.clear();
-            assert!(stderr.read_line(&mut line).unwrap() > 0, "tcpdump does not listen");
+            let read = stderr.read_line(&mut line).unwrap();
+            assert!(read > 0, "tcpdump does not listen: {line}");
         }
         std::thread::spawn(move || stderr.lines().count());
         capture
