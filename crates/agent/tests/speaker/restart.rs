@@ -2,6 +2,7 @@
 
 use crate::support::{Agent, LIMIT, Speaker, bird_routes, bird_session, config, peer};
 use lasthop_agent::speaker::OnStop;
+use lasthop_bgp::config::{PeerConfig, ReflectMode};
 use lasthop_testkit::bird::{Bird, BirdStart, base};
 use lasthop_testkit::netns::{Host, Net, eventually};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -41,14 +42,19 @@ fn settle(agent: &mut Agent, bird: &Bird) {
     agent.wait("in sync", LIMIT, |agent| agent.in_sync);
 }
 
-/// Runs `work` while BIRD is asked all the time whether it has our routes.
+/// Like [`while_bird_keeps`], for our routes.
 fn while_bird_keeps_ours<R>(bird: &Bird, work: impl FnOnce() -> R) -> R {
+    while_bird_keeps(bird, &OURS, work)
+}
+
+/// Runs `work` while BIRD is asked all the time whether it has these routes.
+fn while_bird_keeps<R>(bird: &Bird, prefixes: &[&str], work: impl FnOnce() -> R) -> R {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let watch = scope.spawn(|| {
             let mut looks = 0;
             while !done.load(Ordering::Relaxed) {
-                for prefix in OURS {
+                for prefix in prefixes {
                     if bird.route(prefix).unwrap().is_none() {
                         return Err(format!("{prefix} was gone after {looks} looks"));
                     }
@@ -127,6 +133,75 @@ fn a_killed_speaker_comes_back_without_its_agent() {
         let mut second = agent(&speaker);
         second.wait("in sync", LIMIT, |agent| agent.in_sync);
         assert_eq!(second.routes.len(), 2, "{:?}", second.routes);
+    });
+}
+
+#[test]
+fn a_speaker_that_is_killed_again_and_again_keeps_its_routes() {
+    let (a, b) = hosts();
+    let bird = bird(&b, "");
+    let mut speaker = Speaker::start(&a);
+    let mut agent = agent(&speaker);
+    settle(&mut agent, &bird);
+    let before = agent.routes.clone();
+    std::thread::sleep(Duration::from_millis(150));
+    while_bird_keeps_ours(&bird, || {
+        for pause in [0, 5, 20, 50, 200] {
+            speaker.kill();
+            agent.wait("cut", LIMIT, |agent| !agent.client.is_connected());
+            agent.states.clear();
+            speaker.start_again();
+            agent.established("10.99.0.2");
+            agent.listen_for(Duration::from_millis(pause));
+        }
+        agent.wait("in sync again", LIMIT, |agent| agent.in_sync);
+        assert_eq!(agent.routes, before);
+        refreshed(&bird);
+    });
+}
+
+#[test]
+fn a_killed_reflector_comes_back_and_its_clients_keep_the_routes_of_each_other() {
+    let [a, b, c, d] = crate::bird::hosts();
+    let client = |own: &str, prefix: u8| {
+        base(own)
+            + &bird_routes(&format!("route 10.65.{prefix}.0/24 unreachable;"), "")
+            + &bird_session("peer", (own, 64512), ("10.99.0.3", 64512), "graceful restart on;")
+    };
+    let left = Bird::start(&a, &client("10.99.0.1", 1)).unwrap();
+    let right = Bird::start(&b, &client("10.99.0.2", 2)).unwrap();
+    let peers = ["10.99.0.1", "10.99.0.2", "10.99.0.4"]
+        .map(|address| PeerConfig { reflect: ReflectMode::Client, ..peer("10.99.0.3", address, 64512) });
+    let mut reflector = Speaker::start(&c);
+    let mut its_agent = Agent::new(&reflector.socket(), config(64512, "10.99.0.3"), peers.into());
+    its_agent.established("10.99.0.1");
+    its_agent.established("10.99.0.2");
+    let third = Speaker::start(&d);
+    let mut agent =
+        Agent::new(&third.socket(), config(64512, "10.99.0.4"), vec![peer("10.99.0.4", "10.99.0.3", 64512)]);
+    agent.learned("10.65.1.0/24", &["10.99.0.1"]);
+    agent.learned("10.65.2.0/24", &["10.99.0.2"]);
+    left.has_route("10.65.2.0/24", LIMIT).unwrap();
+    right.has_route("10.65.1.0/24", LIMIT).unwrap();
+    std::thread::sleep(Duration::from_millis(150));
+    while_bird_keeps(&left, &["10.65.2.0/24"], || {
+        while_bird_keeps(&right, &["10.65.1.0/24"], || {
+            reflector.kill();
+            its_agent.wait("cut", LIMIT, |agent| !agent.client.is_connected());
+            its_agent.in_sync = false;
+            agent.wait("down", LIMIT, |agent| !agent.states[0].is_established());
+            reflector.start_again();
+            its_agent.wait("in sync again", LIMIT, |agent| agent.in_sync);
+            let mut least = usize::MAX;
+            agent.wait("up", LIMIT, |agent| {
+                least = least.min(agent.routes.len());
+                agent.states[0].is_established()
+            });
+            refreshed(&left);
+            refreshed(&right);
+            agent.listen_for(Duration::from_millis(300));
+            assert_eq!((least, agent.routes.len()), (2, 2));
+        });
     });
 }
 
