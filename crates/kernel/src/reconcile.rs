@@ -5,7 +5,7 @@
 //! succeeds: it is written again whatever was there before. What is right is never touched.
 
 use crate::Error;
-use lasthop_net::IfName;
+use lasthop_net::{IfName, RouteProtocol};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
@@ -127,7 +127,10 @@ impl fmt::Display for Pending {
             Self::LinkAbsent(name) => write!(f, "link {name} is absent"),
             Self::LinkDown(name) => write!(f, "link {name} is down"),
             Self::NextHopUnreachable { next_hop, why } => write!(f, "next hop {next_hop} is unreachable: {why}"),
-            Self::ForeignRoute { protocol } => write!(f, "a route of protocol {protocol} is in place"),
+            Self::ForeignRoute { protocol } => match crate::routes::protocol_name(RouteProtocol(*protocol)) {
+                Some(name) => write!(f, "a foreign route ({name}) is in place"),
+                None => write!(f, "a foreign route (protocol {protocol}) is in place"),
+            },
             Self::Unsupported => f.write_str("this kernel has no such setting"),
         }
     }

@@ -301,7 +301,7 @@ fn foreign_routes_stay_and_learned_ones_yield_to_them() {
         let pass = sync(&mut kernel, &wanted, Everything::Yes);
         assert!(pass.failed.is_empty(), "{pass:?}");
         let yields =
-            ["10.65.0.0/16: a route of protocol 2 is in place", "10.65.1.2/32: a route of protocol 12 is in place"];
+            ["10.65.0.0/16: a foreign route (kernel) is in place", "10.65.1.2/32: a foreign route (bird) is in place"];
         assert_eq!(pass.pending, yields);
         // The direct route takes the place of what has its key, and only of that.
         assert_eq!(host.sh("ip route show 10.65.0.200"), "10.65.0.200 dev lh1 proto 76 scope link");

@@ -153,7 +153,7 @@ mod tests {
         let agent = [
             wanted("10.65.0.0/16", "rest of pool p", None),
             wanted("10.65.0.21/32", "learned by BGP", None),
-            wanted("10.65.0.22/32", "learned by BGP", Some("a foreign route (static) has this prefix")),
+            wanted("10.65.0.22/32", "learned by BGP", Some("a foreign route (static) is in place")),
         ];
         let expected = "\
 PREFIX         VIA             LINK  MADE BY  KERNEL  BECAUSE OF      WHY NOT
@@ -162,7 +162,7 @@ PREFIX         VIA             LINK  MADE BY  KERNEL  BECAUSE OF      WHY NOT
 10.65.0.21/32  172.18.203.126  eth0  lasthop  yes     learned by BGP  -
 10.65.0.22/32  172.18.203.9    eth0  static   yes     -               -
 10.99.0.0/16   -               eth1  250      yes     -               -
-10.65.0.22/32  172.18.203.126  -     lasthop  no      learned by BGP  a foreign route (static) has this prefix
+10.65.0.22/32  172.18.203.126  -     lasthop  no      learned by BGP  a foreign route (static) is in place
 ";
         assert_eq!(host_routes(&merge(&kernel, &agent), Format::Table, Paint::OFF), expected);
         assert_eq!(merge(&[], &[]), vec![]);

@@ -81,7 +81,7 @@ mod tests {
                 next_hops: vec!["fd00::7e".parse().unwrap()],
                 because: "BGP".into(),
                 in_kernel: false,
-                pending: Some("a foreign route (static) has this prefix".into()),
+                pending: Some("a foreign route (static) is in place".into()),
                 ..route("fd65::21/128", "remote")
             },
             RouteState {
@@ -96,7 +96,7 @@ mod tests {
 PREFIX         KIND    VIA                            BECAUSE OF   KERNEL   WHY NOT
 10.65.0.24/32  direct  dev tapa429fb36-04             default/vm1  yes      -
 10.65.0.21/32  remote  172.18.203.126,172.18.203.129  BGP          yes      -
-fd65::21/128   remote  fd00::7e                       BGP          foreign  a foreign route (static) has this prefix
+fd65::21/128   remote  fd00::7e                       BGP          foreign  a foreign route (static) is in place
 10.65.0.9/32   direct  dev tap9                       default/vm9  pending  link tap9 is absent
 ";
         assert_eq!(routes(&all, Format::Table, Paint::OFF), table);
