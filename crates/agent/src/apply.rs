@@ -5,7 +5,7 @@
 //! away before it is withdrawn. A failing key never stops the others; it is looked at again in the next cycle.
 
 use crate::api::Drift;
-use crate::run::{Agent, DRIFT_KEPT, Look, Sync};
+use crate::run::{Agent, DRIFT_KEPT, Known, Look};
 use crate::voice::Confirmed;
 use lasthop_compute::{Changes, Event, Route};
 use lasthop_kernel::KernelEvent;
@@ -41,7 +41,7 @@ impl Agent {
                 add(&mut changes, self.engine.take_changes());
             }
         }
-        if self.sync == Sync::Unknown {
+        if self.known == Known::Nothing {
             // Nothing is known: only the guard is put up, nothing is taken away.
             self.guard();
             if everything {

@@ -5,7 +5,7 @@
 
 use crate::api::{self, Answer, Attach, Attached, Code, Detach, Detached, LinkRequest, Refusal, Request};
 use crate::records::{Intent, Maker, Record};
-use crate::run::{Agent, endpoint_key};
+use crate::run::{Agent, Known, endpoint_key};
 use crate::socket::Call;
 use lasthop_compute::{Event, FIXED_HOST_MAC, Route};
 use lasthop_kernel::link::{self, LinkState, VethSpec};
@@ -252,7 +252,10 @@ impl Agent {
         let routes: Vec<Prefix> = endpoint.addresses.iter().map(|a| Prefix::host(*a)).collect();
         let pending = routes.iter().filter(|p| !self.programmed.contains(p)).map(|prefix| {
             let name = format!("route {prefix}");
-            let why = self.pending.get(&name).cloned().unwrap_or_else(|| "not acknowledged".to_owned());
+            let why = match self.known {
+                Known::Nothing => "waits for the store, which has not been in sync yet".to_owned(),
+                _ => self.pending.get(&name).cloned().unwrap_or_else(|| "not acknowledged".to_owned()),
+            };
             (name, why)
         });
         Ok(Attached {

@@ -15,7 +15,7 @@ use crate::records::{Intent, Maker, Published, Record, Records};
 use crate::snapshot::{News, Snapshot};
 use crate::socket::{self, Call};
 use crate::voice::{Heard, Voice};
-use crate::{http, stores};
+use crate::{http, readable, stores};
 use anyhow::Context;
 use lasthop_compute::{Changes, Engine, Event};
 use lasthop_kernel::netlink::{Protocol, Socket};
@@ -53,7 +53,7 @@ pub(crate) struct Agent {
     pub(crate) records: Records,
     pub(crate) snapshot: Snapshot,
     pub(crate) words: mpsc::UnboundedSender<(EndpointKey, Word)>,
-    pub(crate) sync: Sync,
+    pub(crate) known: Known,
     /// Prefixes whose route the kernel has acknowledged.
     pub(crate) programmed: BTreeSet<Prefix>,
     /// Learned routes of the time before the speaker (re)started, until it has told all it knows.
@@ -71,15 +71,15 @@ pub(crate) struct Agent {
     stopping: bool,
 }
 
-/// How far this host is in step with the store.
+/// What this host goes by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sync {
+pub(crate) enum Known {
     /// Nothing is known yet: the kernel is only guarded, nothing is taken away.
-    Unknown,
+    Nothing,
     /// The last snapshot is what we go by.
     Snapshot,
     /// The store has told everything.
-    InSync,
+    Store,
 }
 
 /// What the next cycle looks at.
@@ -150,7 +150,7 @@ async fn start(config: Config) -> anyhow::Result<Started> {
         SpeakerChoice::Lasthop => Voice::connect(config.speaker_socket()),
         SpeakerChoice::External => Voice::silent(),
     };
-    let kernel_events = AsyncFd::new(kernel.events()?)?;
+    let kernel_events = readable::register(kernel.events()?)?;
     let agent = Agent {
         started: Instant::now(),
         engine: Engine::new(config.node.clone()),
@@ -162,7 +162,7 @@ async fn start(config: Config) -> anyhow::Result<Started> {
         records,
         snapshot,
         words,
-        sync: Sync::Unknown,
+        known: Known::Nothing,
         programmed: BTreeSet::new(),
         stale: BTreeSet::new(),
         leaving: BTreeSet::new(),
@@ -239,7 +239,7 @@ impl Agent {
     fn recall(&mut self) {
         let documents: Vec<(Key, Value)> = self.snapshot.documents().map(|(k, d)| (k.clone(), d.clone())).collect();
         if self.snapshot.is_known() {
-            self.sync = Sync::Snapshot;
+            self.known = Known::Snapshot;
         }
         for (key, document) in documents {
             self.told(key, &document);
@@ -284,10 +284,10 @@ impl Agent {
                     self.gone(&key, revision);
                 }
                 self.forget_deleted(revision);
-                if self.sync == Sync::Unknown {
+                if self.known == Known::Nothing {
                     self.look = Look::Again;
                 }
-                self.sync = Sync::InSync;
+                self.known = Known::Store;
             }
             Update::Published(key, word, revision) => self.published(&key, &word, revision),
             Update::Unpublishable(key, reason) => {

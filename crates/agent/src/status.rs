@@ -5,7 +5,7 @@ use crate::api::{
 };
 use crate::attach::to_value;
 use crate::records::{Intent, Published};
-use crate::run::{Agent, Sync};
+use crate::run::{Agent, Known};
 use crate::voice::{self, Question};
 use lasthop_compute::Route;
 use lasthop_model::EndpointKey;
@@ -131,10 +131,10 @@ impl Agent {
             Reach::Connected { server, .. } => (server, true, None),
             Reach::Disconnected { server, reason, .. } => (server, false, Some(reason)),
         };
-        let state = match self.sync {
-            Sync::InSync if reached => "in-sync",
-            Sync::InSync | Sync::Snapshot => "from snapshot",
-            Sync::Unknown => "connecting",
+        let state = match self.known {
+            Known::Store if reached => "in-sync",
+            Known::Store | Known::Snapshot => "from snapshot",
+            Known::Nothing => "connecting",
         };
         let unpublished = self.records.iter().filter(|record| record.published == Published::No).count();
         let revision = self.snapshot.revision.0.max(status.revision.0);

@@ -2,10 +2,9 @@
 
 use crate::config::{Config, StoreConfig};
 use anyhow::Context;
-use lasthop_model::Resource;
 use lasthop_store::certs::Files;
 use lasthop_store::server::{self, Listen, Server};
-use lasthop_store::{Candidate, Embedded, OpenError, Options, Remote, Store, Target, Timing, tls};
+use lasthop_store::{Embedded, OpenError, Options, Remote, Store, Target, Timing, tls};
 use std::sync::Arc;
 
 /// A store, and the server that gives others of this host access to it while it is ours.
@@ -14,18 +13,6 @@ pub struct Opened {
     pub store: Arc<dyn Store>,
     /// Serves `store.sock` until dropped.
     pub server: Option<Server>,
-}
-
-/// The judge of documents: what the rest of the program understands.
-#[must_use]
-pub fn options() -> Options {
-    Options::new(Arc::new(|candidate| {
-        match candidate {
-            Candidate::Document { document, .. } => Resource::parse(document).map(drop),
-            Candidate::Replacement { stored, document, .. } => Resource::check_update(stored, document),
-        }
-        .map_err(|invalid| invalid.to_string())
-    }))
 }
 
 /// Opens the store that the configuration names.
@@ -39,7 +26,7 @@ pub async fn open(config: &Config) -> anyhow::Result<Opened> {
             let files = Files { ca: files.ca.clone(), certificate: files.certificate.clone(), key: files.key.clone() };
             Ok(remote(Target::Tcp { server: address.clone(), tls: tls::client_config(&files)? }))
         }
-        StoreConfig::Embedded => match Embedded::open(&config.store_file(), options()) {
+        StoreConfig::Embedded => match Embedded::open(&config.store_file(), Options::v3()) {
             Ok(store) => {
                 let store: Arc<dyn Store> = Arc::new(store);
                 let path = config.store_socket();
