@@ -126,7 +126,7 @@ impl Model {
     fn usable(peer: usize, route: &Route) -> bool {
         let looped = Self::as_path(peer, route).contains(&65000);
         // Cluster 2 of the three below is ours.
-        looped == false && (peer < 2 || route.clusters < 2)
+        !looped && (peer < 2 || route.clusters < 2)
     }
 
     /// Best path and all that tie with it before the tie-breaks.
