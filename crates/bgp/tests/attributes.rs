@@ -57,12 +57,12 @@ fn attributes_change_as_the_kinds_of_both_peers_say() {
     let to_internal = |_: &mut PeerConfig, to: &mut PeerConfig| to.asn = Asn(65000);
     let from_internal = |from: &mut PeerConfig, _: &mut PeerConfig| from.asn = Asn(65000);
 
-    let seen = through(external, &[med.clone()]).unwrap();
+    let seen = through(external, std::slice::from_ref(&med)).unwrap();
     assert_eq!(value(&seen, 2).unwrap(), "02020000fde80000fde9", "our AS in front, once");
     assert_eq!(value(&seen, 3).unwrap(), "0a630101", "our own address");
     assert_eq!((value(&seen, 4), value(&seen, 5)), (None, None), "no MED across, no LOCAL_PREF outside");
 
-    let seen = through(to_internal, &[med.clone()]).unwrap();
+    let seen = through(to_internal, std::slice::from_ref(&med)).unwrap();
     assert_eq!(value(&seen, 2).unwrap(), "02010000fde9");
     assert_eq!(value(&seen, 3).unwrap(), "0a630102", "unchanged");
     assert_eq!((value(&seen, 4).unwrap(), value(&seen, 5).unwrap()), ("00000009".to_owned(), "00000064".to_owned()));

@@ -65,15 +65,7 @@ impl Speaker {
 
     /// Sets or removes the path of one peer to one prefix.
     fn put(&mut self, id: PeerId, prefix: Prefix, path: Option<Path>) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        match &path {
-            Some(new) => {
-                peer.prefixes.insert(prefix);
-                peer.refused += usize::from(new.refusal.is_some());
-            }
-            None if !peer.prefixes.remove(&prefix) => return,
-            None => {}
-        }
+        let (there, refused) = (path.is_some(), path.as_ref().is_some_and(|path| path.refusal.is_some()));
         let mut old = None;
         self.change(prefix, |entry| {
             let known = entry.paths.iter().position(|path| path.source == id);
@@ -88,7 +80,14 @@ impl Speaker {
                 (None, None) => None,
             };
         });
-        if let (Some(old), Some(peer)) = (old, self.peers.get_mut(&id)) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.refused += usize::from(refused);
+        match (&old, there) {
+            (None, true) => drop(peer.prefixes.insert(prefix)),
+            (Some(_), false) => drop(peer.prefixes.remove(&prefix)),
+            _ => {}
+        }
+        if let Some(old) = old {
             peer.refused -= usize::from(old.refusal.is_some());
             peer.stale -= usize::from(old.freshness == Freshness::Stale);
         }
@@ -98,11 +97,11 @@ impl Speaker {
     pub(super) fn change(&mut self, prefix: Prefix, change: impl FnOnce(&mut Entry)) {
         let (before, after) = self.table.change(prefix, change);
         let tells = self.running == Running::Yes && !self.restart.is_deferring();
-        if before.next_hops != after.next_hops && tells {
-            self.outputs.push_back(Output::Learned { prefix, next_hops: after.next_hops.clone() });
-        }
         if !before.same_best(&after) {
             self.announce(prefix, &after);
+        }
+        if before.next_hops != after.next_hops && tells {
+            self.outputs.push_back(Output::Learned { prefix, next_hops: after.next_hops });
         }
     }
 
@@ -341,11 +340,7 @@ impl Speaker {
             return;
         }
         let owed = &mut peer.owed.prefixes;
-        let rest = match owed.iter().nth(CHUNK).copied() {
-            Some(next) => owed.split_off(&next),
-            None => std::collections::BTreeSet::new(),
-        };
-        let messages = group.catch_up(id, std::mem::replace(owed, rest));
+        let messages = group.catch_up(id, std::iter::from_fn(|| owed.pop_first()).take(CHUNK));
         peer.counters.updates_out += messages.len() as u64;
         send(&mut self.outputs, conn, &messages);
         if !peer.owed.prefixes.is_empty() {
