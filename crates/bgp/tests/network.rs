@@ -210,12 +210,12 @@ fn a_silent_peer_is_given_up_after_the_hold_time_and_comes_back_within_30_second
     let mut net = mesh(3);
     net.start_all();
     net.run_for(SECOND * 10);
-    net.cut.insert((0, 2));
+    net.cut(0, 2);
     net.run_for(SECOND * 91);
     assert_eq!((net.established(0), net.established(1), net.established(2)), (1, 2, 1));
     let status = net.nodes[0].speaker.as_ref().unwrap().peers();
     assert!(status.iter().any(|peer| peer.last_error.is_some()), "{status:?}");
-    net.cut.clear();
+    net.heal();
     net.run_for(SECOND * 30);
     net.assert_all_established();
     net.assert_converged();
@@ -266,5 +266,57 @@ fn both_ends_dialling_at_once_leave_exactly_one_connection() {
         let flaps: u64 =
             net.nodes.iter().flat_map(|n| n.speaker.as_ref().unwrap().peers()).map(|p| p.counters.lost).sum();
         assert_eq!(flaps, 0, "with a delay of {delay} ms");
+    }
+}
+
+/// xorshift64*: the same on every run.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        usize::try_from(self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33).unwrap() % sides
+    }
+}
+
+#[test]
+fn after_any_mishaps_the_network_converges_to_what_its_hosts_announce_now() {
+    for seed in 1..12 {
+        let mut dice = Dice(u64::wrapping_mul(seed, 0x9e37_79b9_7f4a_7c15));
+        let mut net = match seed % 4 {
+            0 => mesh(6),
+            1 => reflected(1, 8),
+            2 => reflected(2, 6),
+            _ => three_levels(2, 3),
+        };
+        let hosts = net.nodes.len();
+        net.start_all();
+        for _ in 0..40 {
+            let (a, b) = (dice.roll(hosts), dice.roll(hosts));
+            match (dice.roll(7), net.nodes[a].speaker.is_some()) {
+                (0, true) => net.kill(a),
+                (0, false) => net.start(a, [Start::Cold, Start::Restarted][dice.roll(2)]),
+                (1, true) => net.stop(a, [StopMode::Cease, StopMode::KeepRoutes][dice.roll(2)]),
+                (2, _) => net.break_tcp(a, b),
+                (3, _) => net.cut(a, b),
+                (4, _) => net.heal(),
+                (5, true) if !net.nodes[a].own.is_empty() => net.withdraw(a, own_prefixes(a)[dice.roll(4)]),
+                (6, true) if !net.nodes[a].own.is_empty() => net.advertise(a, own_prefixes(a)[dice.roll(4)]),
+                _ => {}
+            }
+            net.run_for(SECOND * u32::try_from(dice.roll(40)).unwrap() / 4);
+        }
+        net.heal();
+        for index in 0..hosts {
+            if net.nodes[index].speaker.is_none() {
+                net.start(index, Start::Restarted);
+            }
+        }
+        // Restart times, hold times and back-off are over by then.
+        net.run_for(SECOND * 400);
+        net.assert_all_established();
+        net.assert_converged();
     }
 }

@@ -75,7 +75,9 @@ pub struct Net {
     accepted: u64,
     /// Both ends of each connection.
     ends: BTreeMap<(usize, ConnId), (usize, ConnId)>,
-    pub cut: BTreeSet<(usize, usize)>,
+    cut: BTreeSet<(usize, usize)>,
+    /// What TCP will send again once the way is whole.
+    held: Vec<Event>,
     pub sent: usize,
     pub delay: Duration,
 }
@@ -91,6 +93,7 @@ impl Net {
             accepted: 1,
             ends: BTreeMap::new(),
             cut: BTreeSet::new(),
+            held: Vec::new(),
             sent: 0,
             delay: Duration::from_millis(1),
         }
@@ -192,13 +195,31 @@ impl Net {
     fn close(&mut self, end: (usize, ConnId)) {
         if let Some(other) = self.ends.remove(&end) {
             self.ends.remove(&other);
-            self.push(Event::Input(other.0, Input::Closed { conn: other.1, reason: "end of file".to_owned() }));
+            self.tell(end.0, other.0, Input::Closed { conn: other.1, reason: "end of file".to_owned() });
         }
     }
 
     fn push(&mut self, event: Event) {
         self.sequence += 1;
         self.queue.insert((self.now + self.delay, self.sequence), event);
+    }
+
+    /// From now on nothing gets through between two nodes.
+    pub fn cut(&mut self, a: usize, b: usize) {
+        self.cut.insert((a, b));
+    }
+
+    /// All ways are whole again.
+    pub fn heal(&mut self) {
+        self.cut.clear();
+        for event in std::mem::take(&mut self.held) {
+            self.push(event);
+        }
+    }
+
+    fn tell(&mut self, from: usize, to: usize, input: Input) {
+        let event = Event::Input(to, input);
+        if self.reachable(from, to) { self.push(event) } else { self.held.push(event) }
     }
 
     fn reachable(&self, a: usize, b: usize) -> bool {
@@ -218,10 +239,8 @@ impl Net {
                 },
                 Output::Send { conn, bytes } => {
                     self.sent += bytes.len();
-                    if let Some((node, other)) = self.ends.get(&(index, conn)).copied()
-                        && self.reachable(index, node)
-                    {
-                        self.push(Event::Input(node, Input::Received { conn: other, bytes: bytes.to_vec() }));
+                    if let Some((node, other)) = self.ends.get(&(index, conn)).copied() {
+                        self.tell(index, node, Input::Received { conn: other, bytes: bytes.to_vec() });
                     }
                 }
                 Output::Close { conn } => self.close((index, conn)),
@@ -332,7 +351,9 @@ impl Net {
                     expect.insert(*prefix, vec![hop]);
                 }
             }
-            assert_eq!(node.learned, expect, "node {index}");
+            let missing: Vec<_> = expect.iter().filter(|(p, hops)| node.learned.get(p) != Some(hops)).collect();
+            let wrong: Vec<_> = node.learned.iter().filter(|(p, hops)| expect.get(p) != Some(hops)).collect();
+            assert!(missing.is_empty() && wrong.is_empty(), "node {index} lacks {missing:?} and has {wrong:?}");
         }
     }
 }
