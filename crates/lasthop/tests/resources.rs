@@ -180,7 +180,7 @@ fn one_wrong_document_changes_nothing() {
             "apiVersion: is missing; write projectcalico.org/v3",
         ),
         ("apply", POOL.replace("IPPool", "IPPol"), 2, "did you mean 'IPPool'?"),
-        ("apply", POOL.replace("IPPool", "NetworkPolicy"), 2, "kind 'NetworkPolicy' is not supported"),
+        ("apply", POOL.replace("IPPool", "NetworkPolicy"), 2, "x.yaml:2: kind: 'NetworkPolicy' is"),
         ("apply -n blue", ENDPOINT.replace("name: vm1", "name: vm1, namespace: red"), 2, "--namespace says 'blue'"),
     ];
     for (verb, text, code, expected) in cases {
