@@ -123,7 +123,7 @@ struct Started {
 }
 
 async fn start(config: Config) -> anyhow::Result<Started> {
-    let kernel = Kernel::open(&KernelConfig { settings_record: Some(config.run_directory.join("settings.json")) })?;
+    let kernel = Kernel::open(&KernelConfig { settings_record: Some(config.run_directory.join("settings")) })?;
     std::fs::create_dir_all(&config.state_directory)
         .with_context(|| format!("cannot make the state directory {}", config.state_directory.display()))?;
     let records = Records::open(&config.state_directory)

@@ -4,9 +4,9 @@
 //! Follows net/netfilter/nf_conntrack_netlink.c. The kernel is asked to list only the entries of an address where it
 //! can (`CTA_FILTER`, Linux 5.8); each is then deleted by its own tuple and id.
 
-use crate::Error;
 use crate::link::family_number;
 use crate::netlink::{Attributes, Message, Protocol, Received, Replies, Socket};
+use crate::{Error, sysctl};
 use lasthop_net::Family;
 use nix::errno::Errno;
 use std::collections::BTreeSet;
@@ -35,6 +35,9 @@ const BY_DESTINATION: u32 = 1 << 1;
 /// From so many addresses on, one look at all entries is cheaper than one for each.
 const MANY: usize = 8;
 
+/// With so few entries, one look at all is cheaper than asking the kernel to search four times.
+const FEW: usize = 5_000;
+
 /// In which place of an entry an address is looked for. An address that was translated shows in the reply.
 const PLACES: [(u16, u32); 4] = [
     (CTA_TUPLE_ORIG, BY_SOURCE),
@@ -49,7 +52,12 @@ const PLACES: [(u16, u32); 4] = [
 pub fn delete_for(addresses: &BTreeSet<IpAddr>) -> Result<usize, Error> {
     let mut socket = Socket::open(Protocol::Netfilter)?;
     let mut requests = BTreeSet::new();
-    if addresses.len() < MANY {
+    let known = sysctl::read("net/netfilter/nf_conntrack_count")?.and_then(|count| count.parse().ok());
+    let entries: usize = known.unwrap_or(usize::MAX);
+    if entries == 0 || addresses.is_empty() {
+        return Ok(0);
+    }
+    if addresses.len() < MANY && entries > FEW {
         for address in addresses {
             match filtered(&mut socket, *address) {
                 Ok(found) => requests.extend(found),
@@ -162,8 +170,49 @@ fn matching(replies: &Replies, addresses: &BTreeSet<IpAddr>) -> Vec<Entry> {
     replies.iter().filter(concerns).filter_map(Entry::parse).collect()
 }
 
+/// Reads an entry; whether it is one.
+#[cfg(test)]
+pub(crate) fn parse(message: Received<'_>) -> bool {
+    let _ = ends(&message.attributes(NFGENMSG), CTA_TUPLE_REPLY);
+    Entry::parse(message).is_some_and(|entry| !entry.delete().payload().is_empty())
+}
+
 /// Both addresses of a tuple.
 fn ends(attributes: &Attributes<'_>, tuple: u16) -> Vec<IpAddr> {
     let ip = attributes.get(tuple).and_then(|tuple| tuple.nested().get(CTA_TUPLE_IP));
     ip.map(|ip| ip.nested().filter_map(|address| address.ip()).collect()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netns;
+    use std::process::Command;
+
+    #[test]
+    fn the_kernel_finds_what_we_find_among_all() {
+        let name = format!("lht{}-conntrack", std::process::id());
+        let made = netns::create(&name).unwrap();
+        let insert = |arguments: &str| {
+            let line = format!("conntrack -I -p udp --sport 9 --dport 53 -t 300 {arguments}");
+            let output = Command::new("ip").args(["netns", "exec", &name, "sh", "-c", &line]).output().unwrap();
+            assert!(output.status.success(), "{line}: {output:?}");
+        };
+        insert("-s 10.65.0.2 -d 10.65.1.2");
+        insert("-s 10.65.1.7 -d 10.65.0.2");
+        insert("-s 10.65.0.20 -d 10.65.1.2");
+        insert("-s fd00:65::2 -d fd00:65::9");
+        insert("-s 198.51.100.1 -d 172.31.0.1 -r 10.65.0.2 -q 198.51.100.1 --reply-port-src 53 --reply-port-dst 9");
+        let found = made.run(|| {
+            let mut socket = Socket::open(Protocol::Netfilter).unwrap();
+            ["10.65.0.2", "10.65.1.2", "fd00:65::9", "10.65.0.99"].map(|address| {
+                let address: IpAddr = address.parse().unwrap();
+                let few = filtered(&mut socket, address).unwrap();
+                assert_eq!(few, unfiltered(&mut socket, &[address].into()).unwrap(), "{address}");
+                few.len()
+            })
+        });
+        netns::delete(&name).unwrap();
+        assert_eq!(found.unwrap(), [3, 2, 1, 0]);
+    }
 }

@@ -18,6 +18,8 @@
 pub mod bpf;
 pub mod conntrack;
 mod error;
+#[cfg(test)]
+mod hostile;
 mod kernel;
 pub mod link;
 mod marks;

@@ -348,6 +348,47 @@ fn the_local_workload_wins_and_the_remote_route_shows_when_it_goes() {
 }
 
 #[test]
+fn an_address_that_leaves_takes_its_connections_along() {
+    let host = Host::new();
+    host.workload("lh1");
+    host.workload("lh2");
+    let insert = |address: &str| {
+        host.sh(&format!(
+            "conntrack -I -s {address} -d 198.51.100.1 -p udp --sport 9 --dport 53 -t 300 >/dev/null 2>&1"
+        ));
+    };
+    let count = |address: &str| host.sh(&format!("conntrack -L 2>/dev/null | grep -c src={address} || true"));
+    host.scratch.run(|| {
+        // G3: removed, moved to another link, and gone while nobody looked.
+        let mut kernel = host.kernel();
+        let wanted = two_workloads();
+        settle(&mut kernel, &wanted);
+        insert("10.65.0.2");
+        insert("10.65.0.3");
+        host.sh("ip link set lh1 down; ip link set lh1 up; ip route del 10.65.0.3");
+        repair(&mut kernel, &wanted);
+        assert_eq!((count("10.65.0.2"), count("10.65.0.3")), ("1".into(), "1".into()), "what is put right is not cut");
+        let fewer = Wanted::default().workload("lh2", &["10.65.0.3"], MAC);
+        let key = BTreeSet::from([prefix("10.65.0.2/32")]);
+        kernel.remove_routes(&fewer.0, Scope::Keys(&key));
+        kernel.finish_forgetting();
+        assert_eq!((count("10.65.0.2"), count("10.65.0.3")), ("0".into(), "1".into()));
+        let moved = Wanted::default().workload("lh1", &["10.65.0.3"], MAC);
+        kernel.sync_routes(&moved.0, Scope::Keys(&BTreeSet::from([prefix("10.65.0.3/32")])));
+        kernel.finish_forgetting();
+        assert_eq!(count("10.65.0.3"), "0");
+        insert("10.65.0.3");
+        drop(kernel);
+        let mut kernel = host.kernel();
+        kernel.sync_routes(&moved.0, Scope::All);
+        assert_eq!(count("10.65.0.3"), "1", "a restart cuts nothing");
+        drop(kernel);
+        host.kernel().remove_routes(&Wanted::default().0, Scope::All);
+        assert_eq!(count("10.65.0.3"), "0");
+    });
+}
+
+#[test]
 fn the_metric_is_a_setting() {
     let host = Host::new();
     host.workload("lh1");

@@ -6,6 +6,7 @@
 //! table whatever that pass's scope is, so after [`Kernel::drain_events`] passes over nothing put everything right.
 
 mod events;
+mod forget;
 mod guard;
 mod poll;
 mod watch;
@@ -20,8 +21,9 @@ use crate::netlink::{Message, Protocol, Socket};
 use crate::reconcile::{Outcome, Pending, Reconciler, Scope, Want};
 use crate::routes::{NextHop, OwnRoute, RTM_DELNEXTHOP, RouteEntry, Routes, Shape};
 use crate::settings::{self, Settings};
+use forget::Forgetter;
 use guard::Guards;
-use lasthop_compute::{Desired, Link, Sysctl};
+use lasthop_compute::{Desired, Link, Route, Sysctl};
 use lasthop_net::{IfName, Prefix};
 use nix::errno::Errno;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -49,6 +51,9 @@ pub struct Kernel {
     settings: Reconciler<Settings>,
     routes: Routes,
     guards: Guards,
+    /// On which link an address was last desired.
+    owners: BTreeMap<Prefix, IfName>,
+    forgetter: Forgetter,
     /// What waits for a link to come.
     waiting: BTreeMap<IfName, Waiting>,
     /// Routes may have gone without a word.
@@ -82,6 +87,8 @@ impl Kernel {
         Ok(Self {
             watch,
             guards,
+            owners: BTreeMap::new(),
+            forgetter: Forgetter::new(),
             queue: VecDeque::new(),
             socket,
             links: Links::default(),
@@ -299,16 +306,67 @@ impl Kernel {
         outcome
     }
 
-    /// Keeps the main table.
+    /// Keeps the main table. Connections of an address that leaves its workload link are forgotten.
     pub fn sync_routes(&mut self, desired: &Desired, scope: Scope<'_, Prefix>) -> Outcome<Prefix> {
         self.take_in();
-        self.routes.sync(desired, &self.links, scope)
+        let arrives = |address: &IpAddr| matches!(desired.routes.get(&(*address).into()), Some(Route::Direct { .. }));
+        let (moving, departed): (BTreeSet<IpAddr>, BTreeSet<IpAddr>) =
+            self.departed(desired, scope).into_iter().partition(&arrives);
+        self.forgetter.forget(moving);
+        self.forgetter.wait(arrives);
+        let outcome = self.routes.sync(desired, &self.links, scope);
+        self.forgetter.forget(departed);
+        outcome
     }
 
     /// Takes away routes in scope that are no longer desired, and changes no other.
     pub fn remove_routes(&mut self, desired: &Desired, scope: Scope<'_, Prefix>) -> Outcome<Prefix> {
         self.take_in();
-        self.routes.remove(desired, scope)
+        let departed = self.departed(desired, scope);
+        let outcome = self.routes.remove(desired, scope);
+        self.forgetter.forget(departed);
+        outcome
+    }
+
+    /// Waits until the connections of all departed addresses are forgotten.
+    pub fn finish_forgetting(&self) {
+        self.forgetter.wait(|_| true);
+    }
+
+    /// The addresses that leave the workload link they were on, by removal or for another link. Whoever gets them next must
+    /// not inherit their connections.
+    fn departed(&mut self, desired: &Desired, scope: Scope<'_, Prefix>) -> BTreeSet<IpAddr> {
+        let new_owner = |prefix: &Prefix| match desired.routes.get(prefix) {
+            Some(Route::Direct { link }) if prefix.is_host() => Some(link.clone()),
+            _ => None,
+        };
+        let keys: BTreeSet<Prefix> = match scope {
+            Scope::All => {
+                let wanted = desired.routes.iter().filter(|(_, route)| matches!(route, Route::Direct { .. }));
+                let direct = |route: &OwnRoute| matches!(route.shape, Shape::Direct { .. });
+                let actual = self.routes.actual().iter().filter(|(_, route)| direct(route));
+                let either = wanted.map(|(prefix, _)| prefix).chain(actual.map(|(prefix, _)| prefix));
+                either.chain(self.owners.keys()).copied().collect()
+            }
+            Scope::Keys(keys) => keys.clone(),
+        };
+        let mut departed = BTreeSet::new();
+        for prefix in keys {
+            let left_behind = || match self.routes.actual().get(&prefix)?.shape {
+                Shape::Direct { link } if prefix.is_host() => Some(self.links.name(link).cloned()),
+                _ => None,
+            };
+            let before = self.owners.get(&prefix).map(|owner| Some(owner.clone())).or_else(left_behind);
+            let after = new_owner(&prefix);
+            if before.is_some_and(|before| before != after) {
+                departed.insert(prefix.address());
+            }
+            match after {
+                Some(owner) => self.owners.insert(prefix, owner),
+                None => self.owners.remove(&prefix),
+            };
+        }
+        departed
     }
 
     /// Takes away all that is ours and puts settings back. What could not be is told.

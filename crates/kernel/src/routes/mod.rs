@@ -16,6 +16,8 @@ mod table;
 
 pub use listing::{ListedRoute, Way, main_table, protocol_name};
 pub use message::{OwnRoute, RouteEntry, Shape, wire_metric};
+#[cfg(test)]
+pub(crate) use nexthop::parse as parse_next_hop;
 pub use nexthop::{Egress, NextHop};
 pub(crate) use nexthop::{RTM_DELNEXTHOP, RTM_NEWNEXTHOP};
 
