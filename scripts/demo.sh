@@ -4,7 +4,6 @@
 set -eu
 program=$1
 lab=$2
-case $program in /*) ;; *) program=$PWD/$program ;; esac
 if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then bold=$(printf '\033[1m') plain=$(printf '\033[0m'); else bold='' plain=''; fi
 
 title() { printf '\n%s== %s%s\n' "$bold" "$1" "$plain"; }
@@ -32,6 +31,10 @@ title "compute-2 and compute-3: each has its own workloads on a link, all others
 inside compute-2 route -n
 echo
 inside compute-3 route -n
+cat <<'TEXT'
+
+  10.65.0.0/16 with '!' is a dead end: a pool address that no host has goes nowhere, and never in circles.
+TEXT
 
 title "w21, a workload: it knows only its host, and the host's MAC address is the answer to whatever it asks for"
 inside w21 route -n

@@ -113,7 +113,7 @@ impl Wires<'_> {
     /// # Errors
     /// What the kernel refused, and where.
     pub fn tap(&self, workload: &Workload) -> Result<()> {
-        let tap: IfName = workload.link_name().parse()?;
+        let tap: IfName = workload.tap_name().parse()?;
         let host = self.lab.namespace(&workload.host);
         crate::netns::within(&host, || create_tap(&tap).map(drop))?
             .with_context(|| format!("on '{}'", workload.host))?;

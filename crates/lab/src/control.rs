@@ -32,7 +32,7 @@ pub fn attach(directory: &LabDirectory, workload: &Workload, host: &str) -> Resu
             ifname: crate::build::ETH0.to_owned(),
             host_ifname: workload.link.as_ref().map(ToString::to_string),
         },
-        WorkloadKind::Tap | WorkloadKind::Vm => LinkRequest::Adopt { ifname: workload.link_name() },
+        WorkloadKind::Tap | WorkloadKind::Vm => LinkRequest::Adopt { ifname: workload.tap_name() },
     };
     let request = Attach {
         namespace: "default".to_owned(),

@@ -225,13 +225,18 @@ fn shown_list<S: serde::Serializer, T: std::fmt::Display>(values: &[T], to: S) -
 }
 
 impl Workload {
-    /// The name of the host's link.
+    /// The name of the host's TAP: as written, or made from the workload's name.
     #[must_use]
-    pub fn link_name(&self) -> String {
-        match (&self.link, self.kind) {
-            (Some(link), _) => link.to_string(),
-            (None, WorkloadKind::Veth) => format!("lh{:013x}", digest(&self.name) >> 12),
-            (None, WorkloadKind::Tap | WorkloadKind::Vm) => format!("tap{:011x}", digest(&self.name) >> 20),
+    pub fn tap_name(&self) -> String {
+        let made = || format!("tap{:011x}", digest(&self.name) >> 20);
+        self.link.as_ref().map_or_else(made, ToString::to_string)
+    }
+
+    /// The name of the host's link, as far as the lab chooses it: the agent names the veths that it makes.
+    fn chosen_link(&self) -> Option<String> {
+        match self.kind {
+            WorkloadKind::Veth => self.link.as_ref().map(ToString::to_string),
+            WorkloadKind::Tap | WorkloadKind::Vm => Some(self.tap_name()),
         }
     }
 
@@ -321,11 +326,12 @@ impl Topology {
             for address in &workload.addresses {
                 seen.address(&workload.name, *address)?;
             }
-            let link = workload.link_name();
-            if !links.insert((workload.host.as_str(), link.clone())) {
+            if let Some(link) = workload.chosen_link()
+                && !links.insert((workload.host.as_str(), link.clone()))
+            {
+                let host = &workload.host;
                 return wrong(format!(
-                    "two workloads of host '{}' have the link '{link}': give one another 'link'",
-                    workload.host
+                    "two workloads of host '{host}' have the link '{link}': give one another 'link'"
                 ));
             }
         }
@@ -464,8 +470,9 @@ workloads: [{ name: w1, host: h1, addresses: [10.65.0.2] }]
         assert_eq!(topology.as_number, 64512);
         let w1 = topology.workload("w1").unwrap();
         assert_eq!(w1.mac_address().to_string(), "02:00:0a:41:00:02");
-        let link = w1.link_name();
-        assert!(link.starts_with("lh") && link.len() == 15, "{link}");
+        assert_eq!(w1.chosen_link(), None, "the agent names its veths");
+        let tap = Workload { kind: WorkloadKind::Tap, ..w1.clone() }.tap_name();
+        assert!(tap.starts_with("tap") && tap.len() == 14, "{tap}");
     }
 
     #[test]

@@ -252,7 +252,7 @@ impl Up<'_> {
         let program = self.options.program.display().to_string();
         let mut command = vec![program];
         command.extend(["lab", "guest", "--tap"].map(str::to_owned));
-        command.extend([workload.link_name(), "--guest".to_owned(), name.namespace(&workload.name)]);
+        command.extend([workload.tap_name(), "--guest".to_owned(), name.namespace(&workload.name)]);
         Ok(Task { namespace, command, log })
     }
 }

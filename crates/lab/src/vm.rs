@@ -81,7 +81,7 @@ pub fn command(topology: &Topology, workload: &Workload, directory: &Path) -> Re
     let by_processor = machine(&["-machine", "q35,accel=kvm", "-cpu", "host"]);
     let mut command =
         if boots(&by_processor) { by_processor } else { machine(&["-machine", "q35,accel=tcg", "-cpu", "max"]) };
-    let card = format!("tap,id=card,ifname={},script=no,downscript=no", workload.link_name());
+    let card = format!("tap,id=card,ifname={},script=no,downscript=no", workload.tap_name());
     let device = format!("virtio-net-pci,netdev=card,mac={},romfile=", workload.mac_address());
     command.extend(["-netdev", &card, "-device", &device].map(str::to_owned));
     Ok(command)

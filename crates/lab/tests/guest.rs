@@ -30,7 +30,7 @@ fn wired(lab: &str, topology: &Topology) -> Names {
 
 /// What an agent does for one workload, by hand.
 fn host_side(namespace: &str, workload: &Workload) {
-    let link = workload.link_name();
+    let link = workload.tap_name();
     Inside::run(namespace, |inside| {
         inside.up(&link)?;
         for address in &workload.addresses {
@@ -65,7 +65,7 @@ fn a_guest_behind_a_tap_is_a_machine_of_its_own() {
     let workload = topology.workload("vm24").unwrap();
     let (host, inside_guest) = (format!("{prefix}-compute-1"), format!("{prefix}-vm24"));
     wires.tap(workload).unwrap();
-    let (tap, guest_name) = (workload.link_name().parse().unwrap(), inside_guest.clone());
+    let (tap, guest_name) = (workload.tap_name().parse().unwrap(), inside_guest.clone());
     let on_host = host.clone();
     std::thread::spawn(move || netns::within(&on_host, || guest::run(&tap, &guest_name, &"eth0".parse().unwrap())));
     wires.configure_guest(workload, None).unwrap();

@@ -203,12 +203,15 @@ fn up_text(summary: &up::Summary, options: &up::UpOptions) -> String {
     let up::Summary { lab, hosts, workloads, seconds } = summary;
     let flag = if lab == "lasthop" { String::new() } else { format!(" --name {lab}") };
     let host = options.topology.hosts.first().map_or("", |host| host.name.as_str());
+    // As it was called: a fresh build is in no search path.
+    let program = std::env::args().next().unwrap_or_else(|| "lasthop".to_owned());
     format!(
-        "the lab '{lab}' is up after {seconds:.1} s: {hosts} hosts, {workloads} workloads, all sessions established, all routes in place\n\
-         try:  lasthop lab exec{flag} {host} -- route -n\n      \
-               lasthop lab ping{flag}\n      \
-               lasthop lab exec{flag} {host} -- lasthop status\n\
-         end:  lasthop lab down{flag}\n"
+        "the lab '{lab}' is up after {seconds:.1} s: {hosts} hosts, {workloads} workloads, \
+         all sessions established, all routes in place\n\
+         try:  {program} lab exec{flag} {host} -- route -n\n      \
+               {program} lab ping{flag}\n      \
+               {program} lab exec{flag} {host} -- lasthop status\n\
+         end:  {program} lab down{flag}\n"
     )
 }
 

@@ -23,7 +23,7 @@ impl Lab {
     }
 
     /// Waits until a command prints what it ought to.
-    fn comes_true(&self, part: &str, command: &str, limit: Duration, is_so: impl Fn(&str) -> bool) {
+    fn comes_true(&self, part: &str, command: &str, is_so: impl Fn(&str) -> bool) {
         let begun = Instant::now();
         let words: Vec<&str> = command.split_whitespace().collect();
         loop {
@@ -31,13 +31,14 @@ impl Lab {
             if is_so(&said) {
                 return;
             }
-            assert!(begun.elapsed() < limit, "{part}: {command}: still after {limit:?}: {said}\n{}", self.logs());
+            assert!(begun.elapsed() < SOON, "{part}: {command}: still after {SOON:?}: {said}\n{}", self.logs());
             std::thread::sleep(Duration::from_millis(20));
         }
     }
 }
 
-const SOON: Duration = Duration::from_secs(2);
+/// Within this a change must be in force, also on a busy machine.
+const SOON: Duration = Duration::from_secs(5);
 
 #[test]
 fn an_announced_address_of_another_attracts_nothing() {
@@ -58,7 +59,7 @@ fn an_address_that_is_gone_is_nowhere_and_never_on_the_way_out() {
     let outside = lab.capture("x", &["-i", "eth0", "host", "10.65.0.3"]);
     lab.must("h1", "lasthop workload delete w2");
     for host in ["h1", "h2"] {
-        lab.comes_true(host, "route -n", SOON, |said| !said.contains("10.65.0.3 "));
+        lab.comes_true(host, "route -n", |said| !said.contains("10.65.0.3 "));
     }
     for from in ["w1", "w3"] {
         assert!(!lab.reaches(from, "10.65.0.3"), "{from}");
@@ -76,11 +77,11 @@ fn an_agent_that_was_away_finds_what_changed_and_touches_nothing_else() {
     let monitor = lab.beside("h1", &["ip", "monitor", "route", "neigh"]);
     std::thread::sleep(Duration::from_millis(300));
     lab.ok(&["start", "h1", "agent"]);
-    lab.comes_true("h1", "ip route show 10.65.0.4", Duration::from_secs(5), |said| said.contains("dev tapt1"));
+    lab.comes_true("h1", "ip route show 10.65.0.4", |said| said.contains("dev tapt1"));
     std::thread::sleep(Duration::from_secs(1));
     let seen = monitor.stop();
     assert!(!seen.contains("10.65.0.2 ") && !seen.contains("10.65.1.2 "), "what was right is not touched: {seen}");
-    lab.comes_true("h2", "route -n", Duration::from_secs(5), |said| !said.contains("10.65.0.3 "));
+    lab.comes_true("h2", "route -n", |said| !said.contains("10.65.0.3 "));
     for (from, to) in [("w1", "10.65.1.2"), ("w3", "10.65.0.4"), ("t1", "10.65.0.2")] {
         assert!(lab.reaches(from, to), "{from} to {to}");
     }
