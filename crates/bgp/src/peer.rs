@@ -168,7 +168,7 @@ impl Peer {
             self.dial = Dial::Off;
             return;
         }
-        let doubled = MIN_RETRY.saturating_mul(1 << self.failures.min(8)).min(ceiling);
+        let doubled = MIN_RETRY.saturating_mul(1 << (self.failures - 1).min(8)).min(ceiling);
         let delay = doubled.mul_f64(jitter(router_id, self.config.address, self.failures)).max(MIN_RETRY);
         self.dial = Dial::At(now + delay, state);
     }
