@@ -307,7 +307,11 @@ fn figures() {
         let attached = begin.elapsed() / 200;
         let begin = Instant::now();
         assert_eq!(table.read_back().expect("read back").len(), 200);
-        println!("rendered {rendered:?}, attached {attached:?}, read back {:?} a link", begin.elapsed() / 400);
+        let read = begin.elapsed() / 400;
+        let begin = Instant::now();
+        assert_eq!(reconciler.sync(&BTreeMap::new(), Scope::All).removed.len(), 200);
+        let detached = begin.elapsed() / 200;
+        println!("a link: rendered {rendered:?}, attached {attached:?}, read back {read:?}, detached {detached:?}");
     });
     let net = Host::new();
     net.sync();
