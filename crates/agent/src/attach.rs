@@ -307,10 +307,14 @@ fn open(netns: &api::Netns) -> Result<Netns, Refusal> {
     Netns::open(&reference).map_err(|error| refuse(Code::NotFound, error.to_string()))
 }
 
-/// FNV-1a, 64 bits: names of links and MACs from names of workloads, the same on every host.
+/// FNV-1a, 64 bits, stirred until every bit depends on every other (the finisher of MurmurHash3): names of links and
+/// MACs from names of workloads, the same on every host.
 fn hash(key: &EndpointKey) -> u64 {
     let text = key.to_string();
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
+    let sum = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+    let once = (sum ^ (sum >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    let twice = (once ^ (once >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    twice ^ (twice >> 33)
 }
 
 /// The host's end of a workload's veth: the first guarded prefix and eleven digits of the name's hash.
@@ -329,6 +333,7 @@ fn workload_mac(key: &EndpointKey) -> Mac {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
 
     #[test]
     fn names_and_addresses_made_from_a_workload_are_stable_and_fit() {
@@ -339,5 +344,9 @@ mod tests {
         assert!(workload_mac(&key).is_unicast());
         let other = EndpointKey { namespace: "default".into(), name: "w2".into() };
         assert_ne!(workload_mac(&key), workload_mac(&other));
+        let many = (0..20_000).map(|n| EndpointKey { namespace: "default".into(), name: format!("w{n}") });
+        let (names, macs): (BTreeSet<String>, BTreeSet<Mac>) =
+            many.map(|key| (link_name(&["lh".into()], &key), workload_mac(&key))).unzip();
+        assert_eq!((names.len(), macs.len()), (20_000, 20_000), "no two share a link name or a MAC address");
     }
 }
