@@ -189,10 +189,20 @@ mod tests {
     use crate::netns;
     use std::process::Command;
 
+    struct Gone(String);
+
+    impl Drop for Gone {
+        fn drop(&mut self) {
+            let _ = netns::delete(&self.0);
+        }
+    }
+
     #[test]
     fn the_kernel_finds_what_we_find_among_all() {
         let name = format!("lht{}-conntrack", std::process::id());
         let made = netns::create(&name).unwrap();
+        // It goes also if the test fails.
+        let _gone = Gone(name.clone());
         let insert = |arguments: &str| {
             let line = format!("conntrack -I -p udp --sport 9 --dport 53 -t 300 {arguments}");
             let output = Command::new("ip").args(["netns", "exec", &name, "sh", "-c", &line]).output().unwrap();
@@ -212,7 +222,6 @@ mod tests {
                 few.len()
             })
         });
-        netns::delete(&name).unwrap();
         assert_eq!(found.unwrap(), [3, 2, 1, 0]);
     }
 }
