@@ -2,7 +2,7 @@
 
 use crate::support::{Agent, LIMIT, Speaker, bird_routes, bird_session, config, peer};
 use lasthop_agent::speaker::Question;
-use lasthop_bgp::config::{PeerConfig, ReflectMode};
+use lasthop_bgp::config::{ConnectMode, PeerConfig, ReflectMode};
 use lasthop_testkit::bird::{Bird, base};
 use lasthop_testkit::netns::{Frames, Host, Net};
 use std::time::{Duration, Instant};
@@ -67,6 +67,52 @@ fn routes_of_both_families_go_both_ways_and_go_away() {
         let hop = why["advertised"][0]["nextHop"].as_str().unwrap_or_default();
         assert_eq!(hop, "10.99.0.1", "{why}");
     }
+}
+
+#[test]
+fn either_side_may_be_the_one_that_connects_to_any_port() {
+    let ours = |change: fn(&mut PeerConfig)| {
+        let mut config = peer("10.99.0.1", "10.99.0.2", 64512);
+        change(&mut config);
+        config
+    };
+    let passive: fn(&mut PeerConfig) = |peer| peer.connect = ConnectMode::Passive;
+    let active: fn(&mut PeerConfig) = |_| {};
+    let elsewhere: fn(&mut PeerConfig) = |peer| peer.port = 1790;
+    // What we are told, where we listen, what BIRD is told, and who connects to which port.
+    for (peer, port, options, expected) in [
+        (ours(passive), 179, "", "10.99.0.1:179"),
+        (ours(active), 179, "passive yes;", "10.99.0.2:179"),
+        (ours(passive), 1790, "neighbor port 1790;", "10.99.0.1:1790"),
+        (ours(elsewhere), 1790, "passive yes; local port 1790;", "10.99.0.2:1790"),
+    ] {
+        let [a, b] = hosts();
+        let session = bird_session("peer", ("10.99.0.2", 64512), ("10.99.0.1", 64512), options);
+        let bird = Bird::start(&b, &(base("10.99.0.2") + &session)).unwrap();
+        let (_speaker, mut agent) = speaker(&a, "10.99.0.1", 64512, vec![peer]);
+        agent.config.port = port;
+        agent.established("10.99.0.2");
+        bird.established("peer", LIMIT).unwrap();
+        let connections = a.run("ss", &["-Htn", "state", "established"]).unwrap();
+        assert_eq!(connections.lines().count(), 1, "{connections}");
+        assert!(connections.split_whitespace().any(|word| word == expected), "{expected}: {connections}");
+    }
+}
+
+#[test]
+fn a_peer_that_is_not_there_yet_is_met_soon_after_it_comes() {
+    let [a, b] = hosts();
+    let (_speaker, mut agent) = speaker(&a, "10.99.0.1", 64512, vec![peer("10.99.0.1", "10.99.0.2", 64512)]);
+    agent.wait("the reason", LIMIT, |agent| {
+        let error = agent.states.first().and_then(|state| state.last_error.as_deref());
+        error.is_some_and(|error| error.contains("Connection refused"))
+    });
+    agent.listen_for(Duration::from_secs(2));
+    // It waits for us, so that it is our doing.
+    let session = bird_session("peer", ("10.99.0.2", 64512), ("10.99.0.1", 64512), "passive yes;");
+    let _bird = Bird::start(&b, &(base("10.99.0.2") + &session)).unwrap();
+    let time = agent.established("10.99.0.2");
+    println!("a peer that was away for 2 s is met {time:?} after it came");
 }
 
 #[test]
