@@ -130,3 +130,82 @@ fn drop_higher_med(alive: &mut Vec<Candidate<'_>>, lost: &mut impl FnMut(usize, 
         kept
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attributes::{AsPath, OriginCode, Segment, SegmentKind};
+    use crate::config::ReflectMode;
+    use crate::rib::table::Freshness;
+    use lasthop_net::Asn;
+    use std::sync::Arc;
+
+    fn source(last: u8, kind: PeerKind) -> Source {
+        // The higher address has the lower identifier.
+        let router_id = Ipv4Addr::new(1, 1, 1, 100 - last);
+        Source { address: [10, 0, 0, last].into(), router_id, kind, reflect: ReflectMode::NonClient }
+    }
+
+    fn attributes(change: impl FnOnce(&mut Attributes)) -> Attributes {
+        let mut attributes = Attributes::bare([10, 9, 9, 9].into());
+        attributes.local_pref = Some(100);
+        let asns = vec![Asn(7), Asn(8)];
+        attributes.as_path = AsPath(vec![Segment { kind: SegmentKind::Sequence, asns }]);
+        change(&mut attributes);
+        attributes
+    }
+
+    /// The winner of two paths, the first from 10.0.0.1 and the second from 10.0.0.2, and why the other lost.
+    fn duel(first: Attributes, second: Attributes, kinds: [PeerKind; 2]) -> (usize, Loss) {
+        let sources = [source(1, kinds[0]), source(2, kinds[1])];
+        let path = |attributes, id| Path {
+            attributes: Arc::new(attributes),
+            source: PeerId(id),
+            refusal: None,
+            freshness: Freshness::Fresh,
+        };
+        let paths = [path(first, 0), path(second, 1)];
+        let mut losses = Vec::new();
+        let choice = choose(&paths, |id| sources.get(id.0 as usize), |place, loss| losses.push((place, loss)));
+        let best = choice.best.unwrap();
+        let [(loser, loss)] = losses[..] else { panic!("{losses:?}") };
+        assert_eq!(loser, 1 - best);
+        (best, loss)
+    }
+
+    #[test]
+    fn each_step_decides_when_all_before_it_are_equal_and_says_so() {
+        use PeerKind::{External, Internal};
+        let same = || attributes(|_| {});
+        let id = |last| Some(Ipv4Addr::new(1, 1, 1, last));
+        let inside = [Internal; 2];
+        for (worse, kinds, expect) in [
+            (attributes(|a| a.local_pref = Some(99)), inside, "LOCAL_PREF 99 is lower than 100"),
+            (attributes(|a| a.as_path.prepend(Asn(7))), inside, "AS_PATH length 3 is longer than 2"),
+            (attributes(|a| a.origin = OriginCode::Egp), inside, "ORIGIN is worse (IGP before EGP before INCOMPLETE)"),
+            (attributes(|a| a.med = Some(1)), inside, "MULTI_EXIT_DISC 1 is higher than 0 of the same neighbouring AS"),
+            (same(), [External, Internal], "learned from an internal peer, and an external one has it"),
+            (attributes(|a| a.originator_id = id(200)), inside, "identifier 1.1.1.200 is higher than 1.1.1.99"),
+        ] {
+            let (best, loss) = duel(same(), worse, kinds);
+            assert_eq!((best, loss.to_string().as_str()), (0, expect));
+        }
+        assert_eq!(duel(same(), same(), inside).0, 1, "the lower identifier, not the lower address");
+        let originated = || attributes(|a| a.originator_id = id(5));
+        let longer = attributes(|a| (a.originator_id, a.cluster_list) = (id(5), vec![Ipv4Addr::LOCALHOST]));
+        let (best, loss) = duel(longer, originated(), inside);
+        assert_eq!((best, loss), (1, Loss::ClusterList { path: 1, best: 0 }), "before the lower address");
+        let (best, loss) = duel(originated(), originated(), inside);
+        assert_eq!((best, loss.to_string().as_str()), (0, "peer address 10.0.0.2 is higher than 10.0.0.1"));
+    }
+
+    #[test]
+    fn med_is_not_compared_across_neighbouring_ases() {
+        let other = attributes(|a| {
+            a.med = Some(50);
+            a.as_path.0[0].asns[0] = Asn(9);
+        });
+        let (best, loss) = duel(attributes(|_| {}), other, [PeerKind::External; 2]);
+        assert_eq!(best, 1, "{loss}");
+    }
+}
