@@ -304,7 +304,10 @@ fn open(netns: &api::Netns) -> Result<Netns, Refusal> {
         api::Netns::Name(name) => NetnsRef::Name(name.clone()),
         api::Netns::Pid(pid) => NetnsRef::Pid(*pid),
     };
-    Netns::open(&reference).map_err(|error| refuse(Code::NotFound, error.to_string()))
+    Netns::open(&reference).map_err(|error| {
+        let fix = "'ip netns list' names those there are; make it first, or give a path or the pid of a process in it";
+        refuse(Code::NotFound, format!("{error}: {fix}"))
+    })
 }
 
 /// FNV-1a, 64 bits, stirred until every bit depends on every other (the finisher of MurmurHash3): names of links and

@@ -39,7 +39,11 @@ pub(crate) fn listen(path: &Path, group: Option<&str>) -> io::Result<UnixListene
     Ok(listener)
 }
 
-fn group_id(name: &str) -> io::Result<u32> {
+/// The number of a group.
+///
+/// # Errors
+/// If there is none of that name.
+pub(crate) fn group_id(name: &str) -> io::Result<u32> {
     match nix::unistd::Group::from_name(name).map_err(io::Error::from)? {
         Some(group) => Ok(group.gid.as_raw()),
         None => Err(io::Error::new(

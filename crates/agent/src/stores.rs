@@ -1,6 +1,7 @@
 //! Which store an agent has: a server elsewhere, its own file, or the process of this host that owns the file.
 
 use crate::config::{Config, StoreConfig};
+use crate::socket::group_id;
 use anyhow::Context;
 use lasthop_store::certs::Files;
 use lasthop_store::server::{self, Listen, Server};
@@ -30,7 +31,8 @@ pub async fn open(config: &Config) -> anyhow::Result<Opened> {
             Ok(store) => {
                 let store: Arc<dyn Store> = Arc::new(store);
                 let path = config.store_socket();
-                let listen = Listen::Unix { path: path.clone(), group: None };
+                let group = config.group.as_deref().map(group_id).transpose()?;
+                let listen = Listen::Unix { path: path.clone(), group };
                 let server = server::serve(store.clone(), vec![listen], Timing::default())
                     .await
                     .with_context(|| format!("cannot serve the store at {}", path.display()))?;
