@@ -1,0 +1,91 @@
+//! ICMP echo over a raw socket: who is there, and when the answer came.
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, recv, sendto, socket};
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+/// Length of an IPv4 header without options, and of an ICMP header.
+const HEADERS: usize = 20 + 8;
+
+/// Asks one address.
+pub(super) struct Echo {
+    fd: OwnedFd,
+    to: SockaddrIn,
+    id: u16,
+}
+
+impl Echo {
+    /// A socket in the calling thread's namespace.
+    pub(super) fn open(to: Ipv4Addr, id: u16) -> Result<Self> {
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let fd =
+            socket(AddressFamily::Inet, SockType::Raw, flags, SockProtocol::Icmp).context("open an ICMP socket")?;
+        Ok(Self { fd, to: SockaddrIn::from(SocketAddrV4::new(to, 0)), id })
+    }
+
+    /// Sends a request; an unreachable destination is no error.
+    pub(super) fn ask(&self, number: u32) {
+        let mut packet = [0; 8 + 4];
+        packet[0] = 8;
+        packet[4..6].copy_from_slice(&self.id.to_be_bytes());
+        packet[8..].copy_from_slice(&number.to_be_bytes());
+        let sum = checksum(&packet);
+        packet[2..4].copy_from_slice(&sum.to_be_bytes());
+        // Without a route there is nowhere to send to: that is what is being found out.
+        let _ = sendto(self.fd.as_raw_fd(), &packet, &self.to, MsgFlags::empty());
+    }
+
+    /// The number of the next answer that is there.
+    pub(super) fn answer(&self) -> Option<u32> {
+        let mut packet = [0; 256];
+        loop {
+            let length = match recv(self.fd.as_raw_fd(), &mut packet, MsgFlags::empty()) {
+                Ok(length) => length,
+                Err(Errno::EINTR) => continue,
+                Err(_) => return None,
+            };
+            let from_peer = packet[12..16] == self.to.ip().octets();
+            let is_ours = packet[20] == 0 && packet[24..26] == self.id.to_be_bytes();
+            if length >= HEADERS + 4 && from_peer && is_ours {
+                let [a, b, c, d] = [packet[28], packet[29], packet[30], packet[31]];
+                return Some(u32::from_be_bytes([a, b, c, d]));
+            }
+        }
+    }
+}
+
+/// RFC 1071.
+fn checksum(bytes: &[u8]) -> u16 {
+    let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
+    let mut sum: u32 = words.sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !u16::try_from(sum).unwrap_or(u16::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_packet_with_its_checksum_sums_to_nothing() {
+        let mut packet = [8, 0, 0, 0, 0x12, 0x34, 0, 1, 0xff, 0xfe, 7, 9];
+        let sum = checksum(&packet);
+        packet[2..4].copy_from_slice(&sum.to_be_bytes());
+        assert_eq!(checksum(&packet), 0);
+    }
+
+    #[test]
+    fn loopback_answers() {
+        let echo = Echo::open(Ipv4Addr::LOCALHOST, 0x6c68).unwrap();
+        echo.ask(7);
+        let answer = (0..100).find_map(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+            echo.answer()
+        });
+        assert_eq!(answer, Some(7));
+    }
+}
