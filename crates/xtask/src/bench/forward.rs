@@ -122,8 +122,8 @@ pub(super) fn run(plan: &Plan) -> Result<Vec<Row>> {
     let flows = [flow("d1", "d2")?, flow("o1", "o2")?, flow("b1", "b2")?, flow("w1", "w2")?];
     let mut costs: [Samples; 4] = Default::default();
     let (mut beside_bare, mut beside_open) = (Samples::default(), Samples::default());
-    let window = Duration::from_millis(if plan.quick { 40 } else { 100 });
-    for round in 0..plan.count(120, 25) {
+    let window = Duration::from_millis(if plan.quick { 10 } else { 20 });
+    for round in 0..plan.count(600, 100) {
         let cpu = round % std::thread::available_parallelism().map_or(1, usize::from);
         let mut now = [0.0; 4];
         for step in 0..flows.len() {
@@ -142,17 +142,15 @@ pub(super) fn run(plan: &Plan) -> Result<Vec<Row>> {
         let common = direct.median();
         Figure { value: value - common, low: low - common, high: high - common, n }
     };
-    let pairs = beside_bare.middle();
-    let note = format!("of pairs of windows {:.3} ({:.3}–{:.3})", pairs.value, pairs.low, pairs.high);
-    let open_note = format!("of pairs of windows {:.3}", beside_open.median());
+    let (own_ours, own_bare, own_open) = (own(&ours).value, own(&bare).value, own(&open).value);
     Ok(vec![
-        Row::new("a forwarded packet's own cost", "ns", own(&ours))
-            .beside("same skeleton by hand", own(&bare))
+        Row::new("a forwarded packet's own cost", "", beside_bare.middle())
+            .beside("(same skeleton by hand)", Figure::single(1.0))
             .bar(Bar::Ratio(1.02))
-            .note(note),
-        Row::new("  beside no firewall and no connection tracking", "ns", own(&ours))
-            .beside("forwarding alone", own(&open))
-            .note(open_note),
+            .note(format!("{own_ours:.0} ns beside {own_bare:.0} ns")),
+        Row::new("  beside no firewall and no connection tracking", "", beside_open.middle())
+            .beside("(forwarding alone)", Figure::single(1.0))
+            .note(format!("{own_ours:.0} ns beside {own_open:.0} ns")),
         Row::new("  veth between the workloads, in all of them", "ns", direct.middle()),
     ])
 }

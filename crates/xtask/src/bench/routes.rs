@@ -22,11 +22,12 @@ const LIMIT: Duration = Duration::from_secs(30);
 const HOSTS: &str = "
 peering: custom
 hosts: [{ name: one, addresses: [172.18.203.11] }]
-documents:
-- apiVersion: projectcalico.org/v3
-  kind: BGPPeer
-  metadata: { name: feeder }
-  spec: { peerIP: 172.18.203.60, asNumber: 64512 }
+";
+const PEER: &str = "
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: { name: feeder }
+spec: { peerIP: 172.18.203.60, asNumber: 64512 }
 ";
 
 /// A host of ours, BIRD as another host, and the BIRD that feeds both.
@@ -87,6 +88,7 @@ impl Fed {
             + "protocol kernel { persist; scan time 600; ipv4 { import none; export where source = RTS_BGP; }; }\n"
             + &bird::session("feeder", (other, own), "import all; export none;");
         let rival = Bird::start(&site, "rival", &config)?;
+        site.apply(plan, PEER)?;
         Receiver::BOTH.iter().try_for_each(|receiver| feeder.established(receiver.name()))?;
         until("our session", LIMIT, || Ok(site.status("one")?.speaker.sessions.ready == 1))?;
         Ok(Self { site, feeder, _rival: rival })

@@ -1,7 +1,7 @@
 //! A lab for one bench, and further namespaces on its fabric.
 
 use super::Plan;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use lasthop_agent::api::Status;
 use lasthop_agent::client::Client;
 use lasthop_lab::links::{End, Inside, veth};
@@ -11,6 +11,7 @@ use lasthop_lab::state::{LabDirectory, LabName};
 use lasthop_lab::topology::Topology;
 use lasthop_lab::up::{UpOptions, up};
 use lasthop_lab::{control, down, netns};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -60,6 +61,17 @@ impl Site {
     /// The process of a host.
     pub(super) fn process(&self, host: &str, role: &str) -> Result<Record> {
         self.directory.record(host, role).with_context(|| format!("there is no {role} of {host}"))
+    }
+
+    /// Puts a resource into the store as an operator would: `lasthop apply -f`.
+    pub(super) fn apply(&self, plan: &Plan, document: &str) -> Result<()> {
+        let file = self.directory.root().join("further.yaml");
+        std::fs::write(&file, document)?;
+        let mut apply = Command::new(&plan.program);
+        apply.args(["apply", "-f"]).arg(&file).arg("--config").arg(self.directory.config("store"));
+        let output = netns::within(&self.namespace("store"), || apply.output())??;
+        ensure!(output.status.success(), "lasthop apply: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
     }
 
     /// Makes a further namespace, which goes with the lab.
