@@ -1,6 +1,6 @@
 //! Attach and detach: local transactions that end with the kernel's own acknowledgement.
 //!
-//! Attach: record → link (made, or adopted as it is) → policy and sources → neighbour → link up → route →
+//! Attach: link (made, or adopted as it is) → record → policy and sources → neighbour → link up → route →
 //! acknowledged → advertised → answered. Detach the other way round. Several callers at once share one pass.
 
 use crate::api::{self, Answer, Attach, Attached, Code, Detach, Detached, LinkRequest, Refusal, Request};
@@ -105,6 +105,7 @@ impl Agent {
         let record = Record::attached(&endpoint, document, maker);
         let known = self.records.get(&key).is_some_and(|before| before.intent == record.intent);
         if !known {
+            self.leaving.extend(self.former_link(&key).filter(|link| *link != endpoint.link));
             self.records.put(record.clone()).map_err(|error| {
                 refuse(
                     Code::Kernel,
@@ -211,8 +212,7 @@ impl Agent {
     /// Makes a veth, unless this endpoint has it already; one of its former life is made anew.
     fn ensure_veth(&mut self, spec: &VethSpec<'_>, key: &EndpointKey) -> Result<(), lasthop_kernel::Error> {
         if let Some(present) = link::get(&mut self.socket, &spec.name)? {
-            let alias = format!("{}{key}", link::ALIAS_PREFIX);
-            if present.alias.as_deref() != Some(alias.as_str()) && self.records.get(key).is_none() {
+            if !self.made(&present, key) {
                 let message =
                     format!("interface {} is there already and not ours: remove it, or name another", spec.name);
                 return Err(lasthop_kernel::Error::Invalid(message));
@@ -223,6 +223,26 @@ impl Agent {
             link::delete(&mut self.socket, &spec.name)?;
         }
         link::create_veth(&mut self.socket, spec)
+    }
+
+    /// The link that we made for an endpoint, as recorded.
+    fn former_link(&self, key: &EndpointKey) -> Option<IfName> {
+        match &self.records.get(key)?.intent {
+            Intent::Attached { document, maker: Maker::Us } => document["spec"]["interfaceName"].as_str()?.parse().ok(),
+            _ => None,
+        }
+    }
+
+    /// Whether we made this link for this endpoint. The alias alone does not say: adopted links have one, too. Without
+    /// alias and record, a link of the name that only we give is what a crash in the middle of an attach left.
+    fn made(&self, present: &LinkState, key: &EndpointKey) -> bool {
+        match self.records.get(key).map(|record| &record.intent) {
+            Some(Intent::Attached { .. }) => self.former_link(key).as_ref() == Some(&present.name),
+            Some(Intent::Detached) | None => match &present.alias {
+                Some(alias) => *alias == format!("{}{key}", link::ALIAS_PREFIX),
+                None => present.name.as_str() == link_name(&self.engine.settings().interface_prefixes, key),
+            },
+        }
     }
 
     /// Whether a veth's other end is where it should be.

@@ -215,3 +215,45 @@ fn an_operators_day() {
     assert_eq!(host.json("workload list"), serde_json::json!([]));
     assert_eq!(host.ok("get wep -A"), "no workloadendpoints\n");
 }
+
+#[test]
+fn a_link_that_somebody_else_made_is_never_deleted() {
+    let mut host = Host::new("theirs");
+    host.start("agent", "lasthop-agent.service");
+    host.wait("in sync", |status| status["store"]["state"] == "in-sync");
+    let (name, workload) = (host.name.clone(), host.workload());
+    ip(&format!("-n {name} link add tapqemu type veth peer name tapqemu-peer"));
+    let index = |link: &str| {
+        let path = format!("/sys/class/net/{link}/ifindex");
+        let output = Command::new("ip").args(["netns", "exec", &name, "cat", &path]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let before = index("tapqemu");
+    assert_ne!(before, "");
+    let take = format!("workload add c1 --ip 10.65.0.25 --netns {workload} --host-ifname tapqemu");
+    let refused = |when: &str| {
+        let (exit, _, stderr) = host.run(&take);
+        assert_eq!((exit, stderr.contains("interface tapqemu is there already")), (1, true), "{when}: {stderr}");
+        assert_eq!(index("tapqemu"), before, "{when}");
+    };
+    refused("of nobody");
+    host.ok(&format!("workload add c1 --ip 10.65.0.25 --netns {workload}"));
+    refused("while the workload has a link that we made");
+    host.ok("workload delete c1");
+    host.ok("workload add c1 --ip 10.65.0.25 --tap tapqemu");
+    refused("while the workload has adopted it");
+}
+
+#[test]
+fn a_workload_that_gets_another_link_leaves_none_behind() {
+    let mut host = Host::new("other");
+    host.start("agent", "lasthop-agent.service");
+    host.wait("in sync", |status| status["store"]["state"] == "in-sync");
+    let workload = host.workload();
+    let add = format!("workload add c1 --ip 10.65.0.25 --netns {workload}");
+    host.ok(&format!("{add} --host-ifname lhone --ifname one"));
+    host.ok(&format!("{add} --host-ifname lhtwo --ifname two"));
+    let links = Command::new("ip").args(["-n", &host.name, "-brief", "link"]).output().unwrap();
+    let links = String::from_utf8(links.stdout).unwrap();
+    assert_eq!((links.contains("lhone"), links.contains("lhtwo")), (false, true), "{links}");
+}
