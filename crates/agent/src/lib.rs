@@ -7,6 +7,7 @@ pub mod client;
 pub mod config;
 mod feed;
 mod http;
+mod lock;
 mod readable;
 mod records;
 mod run;

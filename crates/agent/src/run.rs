@@ -11,6 +11,7 @@
 use crate::api::Drift;
 use crate::config::{Config, SpeakerChoice};
 use crate::feed::{self, Update, Word};
+use crate::lock::{self, Lock};
 use crate::records::{Intent, Maker, Published, Record, Records};
 use crate::snapshot::{News, Snapshot};
 use crate::socket::{self, Call};
@@ -25,6 +26,8 @@ use lasthop_net::{IfName, Prefix};
 use lasthop_store::{Revision, Store};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::unix::AsyncFd;
@@ -115,6 +118,19 @@ struct Inputs {
     kernel: AsyncFd<std::os::fd::OwnedFd>,
     /// Serves this host's own store to its other programs, as long as the loop runs.
     _server: Option<lasthop_store::server::Server>,
+    /// Keeps a second agent away, as long as the loop runs.
+    _lock: Lock,
+}
+
+/// Makes sure that no other agent runs with this run directory.
+fn only_one(directory: &Path) -> anyhow::Result<Lock> {
+    std::fs::create_dir_all(directory)
+        .with_context(|| format!("cannot make the run directory {}", directory.display()))?;
+    let path = directory.join("agent.lock");
+    let lock = lock::take(&path).with_context(|| format!("cannot lock {}", path.display()))?;
+    lock.with_context(|| {
+        format!("another agent runs with {}: stop it, or use another runDirectory and stateDirectory", path.display())
+    })
 }
 
 struct Started {
@@ -124,7 +140,11 @@ struct Started {
 
 async fn start(config: Config) -> anyhow::Result<Started> {
     let kernel = Kernel::open(&KernelConfig { settings_record: Some(config.run_directory.join("settings")) })?;
-    std::fs::create_dir_all(&config.state_directory)
+    let lock = only_one(&config.run_directory)?;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&config.state_directory)
         .with_context(|| format!("cannot make the state directory {}", config.state_directory.display()))?;
     let records = Records::open(&config.state_directory)
         .with_context(|| format!("cannot read the attachments under {}", config.state_directory.display()))?;
@@ -173,7 +193,7 @@ async fn start(config: Config) -> anyhow::Result<Started> {
         look: Look::Again,
         stopping: false,
     };
-    Ok(Started { agent, inputs: Inputs { updates, calls, kernel: kernel_events, _server: server } })
+    Ok(Started { agent, inputs: Inputs { updates, calls, kernel: kernel_events, _server: server, _lock: lock } })
 }
 
 impl Started {

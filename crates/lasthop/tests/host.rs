@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
 
 use serde_json::Value;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -256,4 +257,16 @@ fn a_workload_that_gets_another_link_leaves_none_behind() {
     let links = Command::new("ip").args(["-n", &host.name, "-brief", "link"]).output().unwrap();
     let links = String::from_utf8(links.stdout).unwrap();
     assert_eq!((links.contains("lhone"), links.contains("lhtwo")), (false, true), "{links}");
+}
+
+#[test]
+fn a_second_agent_on_a_host_is_refused_and_the_first_goes_on() {
+    let mut host = Host::new("second");
+    host.start("agent", "lasthop-agent.service");
+    host.wait("in sync", |status| status["store"]["state"] == "in-sync");
+    let (exit, _, stderr) = host.run("agent");
+    assert_eq!((exit, stderr.contains("another agent runs with run/agent.lock: stop it")), (1, true), "{stderr}");
+    assert_eq!(host.json("status")["node"], "compute-1");
+    let mode = std::fs::metadata(host.path("state")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o077, 0, "the state directory is root's own: {mode:o}");
 }

@@ -4,13 +4,13 @@ use super::driver::{Driver, Event, Listening};
 use super::link::{self, Channels};
 use super::socket;
 use crate::config::Config;
+use crate::lock;
 use lasthop_bgp::StopMode;
 use lasthop_net::Family;
-use nix::fcntl::{Flock, FlockArg};
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs::Permissions;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, UnixListener};
@@ -84,7 +84,9 @@ pub fn serve(config: &Config, on_stop: OnStop) -> Result<(), ServeError> {
 pub async fn run(config: &Config, on_stop: OnStop, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
     let directory = &config.run_directory;
     std::fs::create_dir_all(directory).map_err(failed("cannot make the directory", directory))?;
-    let _lock = lock(&directory.join("bgp.lock"))?;
+    let path = directory.join("bgp.lock");
+    let locked = lock::take(&path).map_err(failed("cannot lock", &path))?;
+    let Some(_lock) = locked else { return Err(ServeError::Running(path)) };
     let (data, mut events) = mpsc::channel(EVENTS);
     let (signals, mut signalled) = mpsc::unbounded_channel();
     let mut driver = Driver::new(directory.join("bgp.intent"), Channels { data: data.clone(), signals });
@@ -136,20 +138,6 @@ async fn sleep_until(due: Option<Instant>) {
         Some(due) => tokio::time::sleep_until(due.into()).await,
         None => std::future::pending().await,
     }
-}
-
-/// Holds the lock file of this run directory, with our process id in it.
-fn lock(path: &Path) -> Result<Flock<File>, ServeError> {
-    let mut options = OpenOptions::new();
-    let file = options.create(true).truncate(false).write(true).mode(0o600).open(path);
-    let file = file.map_err(failed("cannot open", path))?;
-    let mut lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
-        nix::errno::Errno::EWOULDBLOCK => ServeError::Running(path.to_owned()),
-        error => failed("cannot lock", path)(error.into()),
-    })?;
-    let written = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
-    written.map_err(failed("cannot write", path))?;
-    Ok(lock)
 }
 
 /// The agent's socket: for root alone from the first moment that its name is there.

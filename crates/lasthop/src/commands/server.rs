@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use lasthop_agent::config::Config;
 use lasthop_store::server::{self, Listen};
 use lasthop_store::{Embedded, Options, Timing, tls};
+use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -55,8 +56,12 @@ fn listens(config: &Config) -> Result<Vec<Listen>, Failure> {
 }
 
 async fn serve(config: &Config, listens: Vec<Listen>) -> anyhow::Result<()> {
-    for (what, directory) in [("state", &config.state_directory), ("run", &config.run_directory)] {
-        std::fs::create_dir_all(directory)
+    for (what, directory, mode) in [("state", &config.state_directory, 0o700), ("run", &config.run_directory, 0o755)] {
+        let mut builder = std::fs::DirBuilder::new();
+        builder
+            .recursive(true)
+            .mode(mode)
+            .create(directory)
             .with_context(|| format!("cannot make the {what} directory {}", directory.display()))?;
     }
     let mut terminate = signal(SignalKind::terminate())?;
