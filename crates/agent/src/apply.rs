@@ -11,7 +11,7 @@ use lasthop_compute::{Changes, Event, Route};
 use lasthop_kernel::KernelEvent;
 use lasthop_kernel::reconcile::{Outcome, Scope};
 use lasthop_net::{IfName, Prefix};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// How long a withdrawal may hold up the removal of its route.
@@ -129,29 +129,47 @@ impl Agent {
             self.count("guard", &outcome, ToString::to_string);
         }
         if !self.kernel.is_guarded() {
-            // Without the guard nothing may be reachable; what is there already stays as it is.
+            // Without the guard nothing may be reachable; what is there already stays as it is. What this pass
+            // was to look at is looked at once the guard is up.
+            self.look = Look::Everything;
             return Outcome::default();
         }
+        let mut closed = BTreeSet::new();
         let desired = self.engine.desired();
         let outcome = self.kernel.sync_sources(desired, scope(everything, &changes.sources));
+        closed.extend(outcome.failed.keys().map(|source| source.link.clone()));
         self.count("source", &outcome, |source| format!("{} on {}", source.prefix, source.link));
         let desired = self.engine.desired();
         let outcome = self.kernel.sync_endpoints(desired, scope(everything, &changes.links));
+        closed.extend(outcome.failed.keys().cloned());
         self.count("policy", &outcome, ToString::to_string);
         let desired = self.engine.desired();
         let outcome = self.kernel.sync_sysctls(desired, scope(everything, &changes.sysctls));
         self.count("sysctl", &outcome, |key| key.0.clone());
         let desired = self.engine.desired();
         let outcome = self.kernel.sync_links(desired, scope(everything, &changes.links));
+        closed.extend(outcome.failed.keys().cloned());
         self.count("link", &outcome, ToString::to_string);
         let desired = self.engine.desired();
         let outcome = self.kernel.sync_neighbours(desired, scope(everything, &changes.neighbours));
         self.count("neighbour", &outcome, |(link, address)| format!("{address} on {link}"));
         let desired = self.engine.desired();
-        let outcome = self.kernel.sync_routes(desired, scope(everything, &changes.routes));
+        let mut outcome = self.kernel.sync_routes(desired, scope(everything, &changes.routes));
+        self.hold_back(&closed, &mut outcome);
         self.acknowledge(&outcome);
         self.count("route", &outcome, ToString::to_string);
         outcome
+    }
+
+    /// A route does not count before what stands between its link and the world is in force.
+    fn hold_back(&mut self, closed: &BTreeSet<IfName>, routes: &mut Outcome<Prefix>) {
+        for (prefix, link) in premature(closed, routes, &self.programmed, &self.engine.desired().routes) {
+            routes.done.remove(&prefix);
+            self.pending.insert(format!("route {prefix}"), format!("the policy of link {link} is not in force"));
+            if let Look::At(changes) = &mut self.look {
+                changes.routes.insert(prefix);
+            }
+        }
     }
 
     /// Remembers which routes are in force.
@@ -268,6 +286,23 @@ impl Agent {
     }
 }
 
+/// The routes that are new, and lead to a link of which not all is in force.
+fn premature(
+    closed: &BTreeSet<IfName>,
+    routes: &Outcome<Prefix>,
+    programmed: &BTreeSet<Prefix>,
+    wanted: &BTreeMap<Prefix, Route>,
+) -> Vec<(Prefix, IfName)> {
+    if closed.is_empty() {
+        return Vec::new();
+    }
+    let link = |prefix: &Prefix| match wanted.get(prefix) {
+        Some(Route::Direct { link }) if closed.contains(link) => Some((*prefix, link.clone())),
+        _ => None,
+    };
+    routes.done.iter().filter(|prefix| !programmed.contains(prefix)).filter_map(link).collect()
+}
+
 fn add(changes: &mut Changes, more: Changes) {
     changes.links.extend(more.links);
     changes.routes.extend(more.routes);
@@ -277,4 +312,30 @@ fn add(changes: &mut Changes, more: Changes) {
     changes.skeleton |= more.skeleton;
     changes.bgp |= more.bgp;
     changes.advertise.extend(more.advertise);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_is_held_back_while_its_link_is_closed_unless_it_works_already() {
+        let prefix = |text: &str| text.parse::<Prefix>().unwrap();
+        let link = |text: &str| text.parse::<IfName>().unwrap();
+        let wanted = BTreeMap::from([
+            (prefix("10.65.0.1/32"), Route::Direct { link: link("lh1") }),
+            (prefix("10.65.0.2/32"), Route::Direct { link: link("lh2") }),
+            (prefix("fd65::2/128"), Route::Direct { link: link("lh2") }),
+            (prefix("10.65.0.3/32"), Route::Direct { link: link("lh2") }),
+        ]);
+        let routes = Outcome { done: wanted.keys().copied().collect(), ..Outcome::default() };
+        let programmed = BTreeSet::from([prefix("10.65.0.3/32")]);
+        let held = |closed: &[&str]| {
+            let closed = closed.iter().map(|name| link(name)).collect();
+            let held = premature(&closed, &routes, &programmed, &wanted).into_iter();
+            held.map(|(prefix, link)| format!("{prefix} {link}")).collect::<Vec<_>>()
+        };
+        assert_eq!(held(&[]), [""; 0]);
+        assert_eq!(held(&["lh2"]), ["10.65.0.2/32 lh2", "fd65::2/128 lh2"]);
+    }
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
 
 use serde_json::Value;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -269,4 +270,30 @@ fn a_second_agent_on_a_host_is_refused_and_the_first_goes_on() {
     assert_eq!(host.json("status")["node"], "compute-1");
     let mode = std::fs::metadata(host.path("state")).unwrap().permissions().mode();
     assert_eq!(mode & 0o077, 0, "the state directory is root's own: {mode:o}");
+}
+
+#[test]
+fn no_workload_is_reachable_before_the_guard_is_up() {
+    let mut host = Host::new("guard");
+    // A table that another program owns cannot be changed by us; it goes with its owner.
+    let mut nft = Command::new("ip");
+    nft.args(["netns", "exec", &host.name, "nft", "--interactive"]).stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut process = nft.spawn().unwrap();
+    process.stdin.as_mut().unwrap().write_all(b"add table inet lasthop { flags owner; }\n").unwrap();
+    host.daemons.push(process);
+    let owner = host.daemons.len() - 1;
+    let workload = host.workload();
+    let tables = || Command::new("ip").args(["netns", "exec", &host.name, "nft", "list", "tables"]).output().unwrap();
+    while tables().stdout.is_empty() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    host.start("agent", "lasthop-agent.service");
+    host.wait("guard refused", |status| status["pending"]["guard table inet lasthop"].is_string());
+    let (_, stdout, stderr) = host.run(&format!("workload add c1 --ip 10.65.0.25 --netns {workload}"));
+    let routes = Command::new("ip").args(["-n", &host.name, "route", "show", "10.65.0.25"]).output().unwrap();
+    assert_eq!(String::from_utf8(routes.stdout).unwrap(), "", "{stdout}{stderr}");
+    assert!(stdout.contains("not yet in force"), "{stdout}{stderr}");
+    host.daemons[owner].kill().unwrap();
+    host.daemons[owner].wait().unwrap();
+    host.wait("in force", |status| status["workloads"]["ready"] == 1 && status["direct_routes"]["ready"] == 1);
 }

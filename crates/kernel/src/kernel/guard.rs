@@ -157,6 +157,8 @@ impl Kernel {
                 self.guards.state = Guarded::Yes;
             }
             Err(error) => {
+                // A table of our name is no guard yet.
+                self.guards.state = Guarded::No;
                 outcome.failed.insert(key, error);
             }
         }
