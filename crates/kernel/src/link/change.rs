@@ -191,6 +191,29 @@ pub fn create_bridge(socket: &mut Socket, spec: &BridgeSpec) -> Result<(), Error
     socket.request(&request, &format!("create bridge {}", spec.name)).map(drop)
 }
 
+/// The group (`IFLA_GROUP`) of links on their way out: a number that nobody else would choose.
+const GOING: u32 = 0x6c68_676f;
+
+/// Deletes links that we made in one request, so that the kernel waits for its readers once and not once a link
+/// (`rtnl_group_dellink` in net/core/rtnetlink.c). What is not there is passed over.
+pub fn delete_together(socket: &mut Socket, names: &[IfName]) -> Result<(), Error> {
+    for name in names {
+        let mut request = message(libc::RTM_SETLINK, 0);
+        request.put_str(libc::IFLA_IFNAME, name.as_str());
+        request.put_u32(libc::IFLA_GROUP, GOING);
+        match socket.request(&request, &format!("put link {name} among those that go")) {
+            Err(error) if !error.is_absent() => return Err(error),
+            _ => {}
+        }
+    }
+    let mut request = message(libc::RTM_DELLINK, 0);
+    request.put_u32(libc::IFLA_GROUP, GOING);
+    match socket.request(&request, &format!("delete {} links", names.len())) {
+        Err(error) if !error.is_absent() => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Deletes a link; true if there was one. Only for links that we made.
 pub fn delete(socket: &mut Socket, name: &IfName) -> Result<bool, Error> {
     let mut request = message(libc::RTM_DELLINK, 0);

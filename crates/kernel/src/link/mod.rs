@@ -11,7 +11,9 @@ pub(crate) use address::family_number;
 pub use address::{
     AddressSpec, PlainRoute, RouteTarget, add_address, add_route, addresses, delete_address, delete_route,
 };
-pub use change::{Admin, BridgeSpec, Change, VethSpec, change, create_bridge, create_veth, delete, move_into};
+pub use change::{
+    Admin, BridgeSpec, Change, VethSpec, change, create_bridge, create_veth, delete, delete_together, move_into,
+};
 pub use index::{LinkChange, Links};
 pub use tap::{Tap, create_tap};
 
