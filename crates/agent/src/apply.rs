@@ -25,6 +25,9 @@ fn scope<'a, K>(everything: bool, keys: &'a BTreeSet<K>) -> Scope<'a, K> {
 impl Agent {
     /// Makes the kernel and the speaker agree with what is desired now.
     pub(crate) async fn cycle(&mut self) {
+        if self.stopping {
+            return;
+        }
         let mut changes = self.engine.take_changes();
         let mut everything = false;
         match std::mem::take(&mut self.look) {
@@ -52,6 +55,7 @@ impl Agent {
         self.withdraw(&changes.advertise).await;
         self.forget_reasons(&changes, everything);
         self.take_routes_away(&changes, everything);
+        self.turn_routes(&changes);
         self.take_links_away();
         let routes = self.put(&changes, everything);
         self.tell(&changes, &routes);
@@ -106,17 +110,44 @@ impl Agent {
         }
     }
 
-    /// Links that we made for workloads that are gone.
+    /// What another host has too leads there before its link here goes, which would take the route with it.
+    fn turn_routes(&mut self, changes: &Changes) {
+        if self.leaving.is_empty() || !self.kernel.is_guarded() {
+            return;
+        }
+        let wanted = &self.engine.desired().routes;
+        let remote = |prefix: &&Prefix| matches!(wanted.get(*prefix), Some(Route::Remote { .. }));
+        let turning: BTreeSet<Prefix> = changes.routes.iter().filter(remote).copied().collect();
+        if !turning.is_empty() {
+            let outcome = self.kernel.sync_routes(self.engine.desired(), Scope::Keys(&turning));
+            self.acknowledge(&outcome);
+            self.count("route", &outcome, ToString::to_string);
+        }
+    }
+
+    /// Links that we made for workloads that are gone, and the records that were kept for their sake.
     fn take_links_away(&mut self) {
-        for link in std::mem::take(&mut self.leaving) {
+        let wanted = &self.engine.desired().links;
+        let going: Vec<IfName> = self.leaving.keys().filter(|link| !wanted.contains_key(*link)).cloned().collect();
+        if going.len() > 1
+            && let Err(error) = lasthop_kernel::link::delete_together(&mut self.socket, &going)
+        {
+            tracing::warn!(%error, "links do not go together; they go one by one");
+        }
+        for (link, forget) in std::mem::take(&mut self.leaving) {
             if self.engine.desired().links.contains_key(&link) {
                 continue;
             }
             match lasthop_kernel::link::delete(&mut self.socket, &link) {
-                Ok(_) => drop(self.pending.remove(&format!("link {link}"))),
+                Ok(_) => {
+                    self.pending.remove(&format!("link {link}"));
+                    if let Some(key) = forget.filter(|key| !self.engine.snapshot().endpoints.contains_key(key)) {
+                        self.unrecord(&key);
+                    }
+                }
                 Err(error) => {
                     self.pending.insert(format!("link {link}"), error.to_string());
-                    self.leaving.insert(link);
+                    self.leaving.insert(link, forget);
                 }
             }
         }

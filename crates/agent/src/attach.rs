@@ -101,17 +101,36 @@ impl Agent {
             return Err(refuse(Code::Invalid, format!("workload {key} has no address: give at least one")));
         }
         self.check_free(&endpoint)?;
-        let (maker, inside) = self.link(attach, &endpoint)?;
+        let maker = match &attach.link {
+            LinkRequest::Veth { .. } => Maker::Us,
+            LinkRequest::Adopt { .. } => Maker::Other,
+        };
         let record = Record::attached(&endpoint, document, maker);
-        let known = self.records.get(&key).is_some_and(|before| before.intent == record.intent);
-        if !known {
-            self.leaving.extend(self.former_link(&key).filter(|link| *link != endpoint.link));
-            self.records.put(record.clone()).map_err(|error| {
+        let before = self.records.get(&key).cloned();
+        let known = before.as_ref().is_some_and(|before| before.intent == record.intent);
+        self.check_link(attach, &endpoint, before.as_ref())?;
+        // Before the link: an agent that dies over it knows whose it is.
+        self.records.put(if known { before.clone().unwrap_or(record.clone()) } else { record.clone() }).map_err(
+            |error| {
                 refuse(
                     Code::Kernel,
                     format!("cannot record workload {key} under {}: {error}", self.config.state_directory.display()),
                 )
-            })?;
+            },
+        )?;
+        let inside = match self.link(attach, &endpoint) {
+            Ok(inside) => inside,
+            Err(refusal) => {
+                match before {
+                    Some(before) => self.record(before),
+                    None => self.unrecord(&key),
+                }
+                return Err(refusal);
+            }
+        };
+        if !known {
+            let former = former_link(before.as_ref()).filter(|link| *link != endpoint.link);
+            self.leaving.extend(former.map(|link| (link, None)));
             self.say(&record);
         }
         self.leaving.remove(&endpoint.link);
@@ -188,13 +207,29 @@ impl Agent {
         Ok(())
     }
 
-    /// Makes the veth of an attach, down; or takes an adopted link as it is, there or not.
-    fn link(
+    /// Refuses to make a veth where somebody else's link has its name.
+    fn check_link(
         &mut self,
         attach: &Attach,
         endpoint: &WorkloadEndpoint,
-    ) -> Result<(Maker, Option<(Netns, IfName)>), Refusal> {
-        let LinkRequest::Veth { netns, ifname, .. } = &attach.link else { return Ok((Maker::Other, None)) };
+        before: Option<&Record>,
+    ) -> Result<(), Refusal> {
+        let LinkRequest::Veth { .. } = &attach.link else { return Ok(()) };
+        let usual = link_name(&self.engine.settings().interface_prefixes, &endpoint.key);
+        match link::get(&mut self.socket, &endpoint.link) {
+            Ok(Some(present)) if !made(&present, &endpoint.key, (before, &usual)) => {
+                let message =
+                    format!("interface {} is there already and not ours: remove it, or name another", present.name);
+                Err(refuse(Code::Kernel, message))
+            }
+            Ok(_) => Ok(()),
+            Err(error) => Err(refuse(Code::Kernel, error.to_string())),
+        }
+    }
+
+    /// Makes the veth of an attach, down; or takes an adopted link as it is, there or not.
+    fn link(&mut self, attach: &Attach, endpoint: &WorkloadEndpoint) -> Result<Option<(Netns, IfName)>, Refusal> {
+        let LinkRequest::Veth { netns, ifname, .. } = &attach.link else { return Ok(None) };
         let inside: IfName = ifname.parse().map_err(|error| refuse(Code::Invalid, format!("{error}")))?;
         let netns = open(netns)?;
         let spec = VethSpec {
@@ -205,44 +240,19 @@ impl Agent {
             peer_mac: endpoint.mac,
             mtu: attach.mtu,
         };
-        self.ensure_veth(&spec, &endpoint.key).map_err(|error| refuse(Code::Kernel, error.to_string()))?;
-        Ok((Maker::Us, Some((netns, inside))))
+        self.ensure_veth(&spec).map_err(|error| refuse(Code::Kernel, error.to_string()))?;
+        Ok(Some((netns, inside)))
     }
 
     /// Makes a veth, unless this endpoint has it already; one of its former life is made anew.
-    fn ensure_veth(&mut self, spec: &VethSpec<'_>, key: &EndpointKey) -> Result<(), lasthop_kernel::Error> {
+    fn ensure_veth(&mut self, spec: &VethSpec<'_>) -> Result<(), lasthop_kernel::Error> {
         if let Some(present) = link::get(&mut self.socket, &spec.name)? {
-            if !self.made(&present, key) {
-                let message =
-                    format!("interface {} is there already and not ours: remove it, or name another", spec.name);
-                return Err(lasthop_kernel::Error::Invalid(message));
-            }
             if self.is_whole(&present, spec)? {
                 return Ok(());
             }
             link::delete(&mut self.socket, &spec.name)?;
         }
         link::create_veth(&mut self.socket, spec)
-    }
-
-    /// The link that we made for an endpoint, as recorded.
-    fn former_link(&self, key: &EndpointKey) -> Option<IfName> {
-        match &self.records.get(key)?.intent {
-            Intent::Attached { document, maker: Maker::Us } => document["spec"]["interfaceName"].as_str()?.parse().ok(),
-            _ => None,
-        }
-    }
-
-    /// Whether we made this link for this endpoint. The alias alone does not say: adopted links have one, too. Without
-    /// alias and record, a link of the name that only we give is what a crash in the middle of an attach left.
-    fn made(&self, present: &LinkState, key: &EndpointKey) -> bool {
-        match self.records.get(key).map(|record| &record.intent) {
-            Some(Intent::Attached { .. }) => self.former_link(key).as_ref() == Some(&present.name),
-            Some(Intent::Detached) | None => match &present.alias {
-                Some(alias) => *alias == format!("{}{key}", link::ALIAS_PREFIX),
-                None => present.name.as_str() == link_name(&self.engine.settings().interface_prefixes, key),
-            },
-        }
     }
 
     /// Whether a veth's other end is where it should be.
@@ -300,16 +310,35 @@ impl Agent {
             return Ok(Detached { existed: false, elapsed_us: 0 });
         };
         let link = endpoint.link.clone();
-        if let Some(Record { intent: Intent::Attached { maker: Maker::Us, .. }, .. }) = self.records.get(&key) {
-            self.leaving.insert(link);
-        }
-        let record = Record::detached(&key);
+        let going = former_link(self.records.get(&key)).filter(|made| *made == link);
+        let record = Record::detached(&key, going.as_ref());
         self.records
             .put(record.clone())
             .map_err(|error| refuse(Code::Kernel, format!("cannot record the removal of workload {key}: {error}")))?;
+        self.leaving.extend(going.map(|link| (link, None)));
         self.say(&record);
         self.engine.apply(Event::Gone(endpoint_key(&key)));
         Ok(Detached { existed: true, elapsed_us: 0 })
+    }
+}
+
+/// The link that we made for an endpoint, as recorded.
+fn former_link(record: Option<&Record>) -> Option<IfName> {
+    match &record?.intent {
+        Intent::Attached { document, maker: Maker::Us } => document["spec"]["interfaceName"].as_str()?.parse().ok(),
+        _ => None,
+    }
+}
+
+/// Whether we made this link for this endpoint, by its record and the name that we would give. The alias alone does
+/// not say: adopted links have one, too. Without alias and record, a link of the name that only we give is ours.
+fn made(present: &LinkState, key: &EndpointKey, (before, usual): (Option<&Record>, &str)) -> bool {
+    match before.map(|record| &record.intent) {
+        Some(Intent::Attached { .. }) => former_link(before).as_ref() == Some(&present.name),
+        Some(Intent::Detached) | None => match &present.alias {
+            Some(alias) => *alias == format!("{}{key}", link::ALIAS_PREFIX),
+            None => present.name.as_str() == usual,
+        },
     }
 }
 

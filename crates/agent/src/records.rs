@@ -5,6 +5,7 @@
 //! an endpoint deleted there is gone here. A record of a removal holds until the store has removed it too.
 
 use lasthop_model::{EndpointKey, WorkloadEndpoint};
+use lasthop_net::IfName;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -23,6 +24,9 @@ pub(crate) struct Record {
     pub(crate) intent: Intent,
     /// Whether the store has it.
     pub(crate) published: Published,
+    /// A link of ours that goes with a removal: an agent that dies over it takes it away after its restart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) going: Option<String>,
 }
 
 /// What is meant to be.
@@ -151,13 +155,15 @@ impl Record {
             name: endpoint.key.name.clone(),
             intent: Intent::Attached { document, maker },
             published: Published::No,
+            going: None,
         }
     }
 
     /// A record of a removal that the store does not have yet.
-    pub(crate) fn detached(key: &EndpointKey) -> Self {
+    pub(crate) fn detached(key: &EndpointKey, going: Option<&IfName>) -> Self {
         let EndpointKey { namespace, name } = key.clone();
-        Self { namespace, name, intent: Intent::Detached, published: Published::No }
+        let going = going.map(ToString::to_string);
+        Self { namespace, name, intent: Intent::Detached, published: Published::No, going }
     }
 
     /// Which endpoint it is about.
@@ -172,7 +178,7 @@ mod tests {
 
     fn record(name: &str) -> Record {
         let intent = Intent::Attached { document: serde_json::json!({"kind": "WorkloadEndpoint"}), maker: Maker::Us };
-        Record { namespace: "default".into(), name: name.into(), intent, published: Published::No }
+        Record { namespace: "default".into(), name: name.into(), intent, published: Published::No, going: None }
     }
 
     #[test]

@@ -40,6 +40,8 @@ const SAVE_AFTER: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(1);
 /// How many repaired foreign changes are remembered.
 pub(crate) const DRIFT_KEPT: usize = 100;
+/// How often other tasks get their turn at the end.
+const LAST_TURNS: usize = 8;
 /// How many inputs one batch takes in before it is applied.
 const BATCH: usize = 4096;
 
@@ -61,8 +63,8 @@ pub(crate) struct Agent {
     pub(crate) programmed: BTreeSet<Prefix>,
     /// Learned routes of the time before the speaker (re)started, until it has told all it knows.
     pub(crate) stale: BTreeSet<Prefix>,
-    /// Links that we made and that go once their routes are gone.
-    pub(crate) leaving: BTreeSet<IfName>,
+    /// Links that we made and that go once their routes are gone; and whose record goes with them.
+    pub(crate) leaving: BTreeMap<IfName, Option<EndpointKey>>,
     /// What the store refuses of what this host says.
     pub(crate) unpublishable: BTreeMap<EndpointKey, String>,
     /// What is not as it ought to be in the kernel, and why.
@@ -71,7 +73,7 @@ pub(crate) struct Agent {
     pub(crate) writes: u64,
     /// Keys to look at in the next cycle, beside what the engine names.
     pub(crate) look: Look,
-    stopping: bool,
+    pub(crate) stopping: bool,
 }
 
 /// What this host goes by.
@@ -185,7 +187,7 @@ async fn start(config: Config) -> anyhow::Result<Started> {
         known: Known::Nothing,
         programmed: BTreeSet::new(),
         stale: BTreeSet::new(),
-        leaving: BTreeSet::new(),
+        leaving: BTreeMap::new(),
         unpublishable: BTreeMap::new(),
         pending: BTreeMap::new(),
         drift: VecDeque::new(),
@@ -242,6 +244,10 @@ impl Started {
             agent.cycle().await;
         }
         agent.save();
+        // Who asked for the end is still to get the answer: the tasks that write are ready, and take their turn here.
+        for _ in 0..LAST_TURNS {
+            tokio::task::yield_now().await;
+        }
         let _ = std::fs::remove_file(agent.config.agent_socket());
         Ok(())
     }
@@ -269,6 +275,9 @@ impl Agent {
             let key = record.key();
             if let Intent::Attached { document, .. } = &record.intent {
                 self.learn(endpoint_key(&key), document);
+            }
+            if let Some(link) = record.going.as_deref().and_then(|link| link.parse().ok()) {
+                self.leaving.insert(link, None);
             }
             if record.published == Published::No {
                 self.say(&record);
@@ -353,9 +362,11 @@ impl Agent {
                 Some((Published::No, _)) => return,
                 Some((Published::At(at), _)) if revision.0 < at => return,
                 Some((Published::At(_), Intent::Attached { maker: Maker::Us, .. })) => {
-                    let link = self.engine.snapshot().endpoints.get(&endpoint).map(|e| e.link.clone());
-                    self.leaving.extend(link);
-                    self.unrecord(&endpoint);
+                    // The record goes after the link, so that an agent that dies between the two knows of it.
+                    match self.engine.snapshot().endpoints.get(&endpoint).map(|e| e.link.clone()) {
+                        Some(link) => drop(self.leaving.insert(link, Some(endpoint))),
+                        None => self.unrecord(&endpoint),
+                    }
                 }
                 Some(_) => self.unrecord(&endpoint),
                 None => {}
@@ -383,7 +394,13 @@ impl Agent {
             (Intent::Attached { document, .. }, Word::Attached(said)) if document == said => {
                 self.record(Record { published: Published::At(revision.0), ..record });
             }
-            (Intent::Detached, Word::Detached) => self.unrecord(key),
+            (Intent::Detached, Word::Detached) => {
+                let going = record.going.and_then(|link| link.parse::<IfName>().ok());
+                match going.and_then(|link| self.leaving.get_mut(&link)) {
+                    Some(forget) => *forget = Some(key.clone()),
+                    None => self.unrecord(key),
+                }
+            }
             _ => {}
         }
     }
