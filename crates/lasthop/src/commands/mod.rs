@@ -7,6 +7,7 @@ pub(crate) mod change;
 pub(crate) mod completions;
 pub(crate) mod delete;
 pub(crate) mod get;
+pub(crate) mod remove_all;
 pub(crate) mod routes;
 pub(crate) mod server;
 pub(crate) mod status;
