@@ -89,9 +89,10 @@ fn strangers_who_connect_all_the_time_are_not_noticed_by_a_peer() {
     let start = Instant::now();
     agent.advertise(&["10.65.0.21/32"]);
     bird.has_route("10.65.0.21/32", LIMIT).unwrap();
-    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
-    let open = std::fs::read_dir(format!("/proc/{}/fd", speaker.process.id())).unwrap().count();
-    assert!(open < 30, "{open} files are open");
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    let open = || std::fs::read_dir(format!("/proc/{}/fd", speaker.process.id())).unwrap().count();
+    // The last of them may still be on their way out.
+    lasthop_testkit::netns::eventually("no file is left open for a stranger", LIMIT, || Ok(open() < 30)).unwrap();
     let after = memory(speaker.process.id());
     assert!(after < before + 2048, "{before} KiB before, {after} KiB after");
 }
