@@ -6,6 +6,7 @@ use crate::api::{Answer, Request, Status};
 use crate::socket::Call;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use prometheus_client::encoding::text::encode;
@@ -18,6 +19,9 @@ use tokio::sync::{mpsc, oneshot};
 
 /// How long the loop may take to say how it is before it counts as stuck.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What [`metrics`] writes. Prometheus takes nothing that does not say what it is.
+const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Serves until the loop is gone.
 pub(crate) async fn serve(listener: TcpListener, calls: mpsc::Sender<Call>) {
@@ -55,8 +59,10 @@ async fn answer(
         (&Method::GET, _) => (StatusCode::NOT_FOUND, "try /metrics, /health or /ready\n".to_owned()),
         _ => (StatusCode::METHOD_NOT_ALLOWED, "only GET is answered\n".to_owned()),
     };
+    let kind = if code == StatusCode::OK && path == "/metrics" { METRICS } else { "text/plain; charset=utf-8" };
     let mut response = Response::new(Full::from(text));
     *response.status_mut() = code;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     Ok(response)
 }
 

@@ -297,3 +297,29 @@ fn no_workload_is_reachable_before_the_guard_is_up() {
     host.daemons[owner].wait().unwrap();
     host.wait("in force", |status| status["workloads"]["ready"] == 1 && status["direct_routes"]["ready"] == 1);
 }
+
+#[test]
+fn prometheus_and_probes_are_answered() {
+    let mut host = Host::new("http");
+    let config = std::fs::read_to_string(host.path("lasthop.yaml")).unwrap();
+    std::fs::write(host.path("lasthop.yaml"), config + "listen: { metrics: \"127.0.0.1:9091\" }\n").unwrap();
+    host.start("agent", "lasthop-agent.service");
+    host.wait("in sync", |status| status["store"]["state"] == "in-sync");
+    let get = |path: &str| {
+        let script = format!("exec 3<>/dev/tcp/127.0.0.1/9091; printf 'GET {path} HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3");
+        let mut bash = Command::new("ip");
+        let output = bash.args(["netns", "exec", &host.name, "bash", "-c", &script]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().to_lowercase()
+    };
+    for (path, code, kind, part) in [
+        ("/metrics", "200", "application/openmetrics-text; version=1.0.0", "\nlasthop_store_in_sync 1\n"),
+        ("/metrics", "200", "application/openmetrics-text; version=1.0.0", "\n# eof\n"),
+        ("/health", "200", "text/plain", "alive"),
+        ("/ready", "503", "text/plain", "the bgp speaker is not connected"),
+        ("/", "404", "text/plain", "try /metrics"),
+    ] {
+        let answer = get(path);
+        assert!(answer.starts_with(&format!("http/1.0 {code}")), "{path}: {answer}");
+        assert!(answer.contains(&format!("content-type: {kind}")) && answer.contains(part), "{path}: {answer}");
+    }
+}
