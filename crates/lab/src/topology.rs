@@ -267,7 +267,7 @@ impl Topology {
     pub fn parse(source_name: &str, text: &str) -> Result<Self, TopologyError> {
         let topology: Self = serde_saphyr::from_str(text).map_err(|error| TopologyError::Parse {
             source_name: source_name.to_owned(),
-            message: with_suggestion(&error.to_string()),
+            message: with_suggestion(&error.without_snippet().to_string()),
         })?;
         topology.check()?;
         Ok(topology)

@@ -3,6 +3,7 @@
 use lasthop_agent::api::Code;
 use lasthop_agent::client::ClientError;
 use lasthop_agent::config::ConfigError;
+use lasthop_lab::topology::TopologyError;
 use std::process::ExitCode;
 
 /// How a command ends.
@@ -71,7 +72,8 @@ impl Failure {
 
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
-        Self::new(Exit::Failed, format!("{error:#}"))
+        let exit = if error.is::<TopologyError>() { Exit::Usage } else { Exit::Failed };
+        Self::new(exit, format!("{error:#}"))
     }
 }
 

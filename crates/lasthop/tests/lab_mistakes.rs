@@ -43,10 +43,14 @@ fn a_wrong_key_in_a_network_file_is_named_with_its_line() {
         ("host: compute-1", "host: compute-9", "did you mean 'compute-1'?"),
         ("172.18.203.126", "172.18.203.10", "both have the address 172.18.203.10"),
         ("kind: tap", "kind: tun", "tun"),
+        ("hosts:", "workloads: []\nhosts:", "duplicate"),
+        ("  internet:", "  # internet:", "missing field `internet`"),
     ] {
         std::fs::write(file.path(), reference.replacen(from, to, 1)).unwrap();
         let path = file.path().to_str().unwrap();
         let said = refused(&["lab", "up", "--name", &support::name(), "--topology", path]);
-        assert!(said.contains(expect), "{to}: {said}");
+        assert!(said.contains(expect) && !said.contains("-->"), "{to}: {said}");
+        let output = lasthop(&["lab", "up", "--name", &support::name(), "--topology", path]);
+        assert_eq!(output.status.code(), Some(2), "a document that is not valid: {said}");
     }
 }
