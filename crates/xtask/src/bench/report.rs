@@ -88,7 +88,7 @@ impl Row {
 
 fn number(value: f64) -> String {
     match value.abs() {
-        v if v == 0.0 => "0".to_owned(),
+        0.0 => "0".to_owned(),
         v if v < 0.1 => format!("{value:.3}"),
         v if v < 10.0 => format!("{value:.2}"),
         v if v < 1000.0 => format!("{value:.1}"),
