@@ -7,6 +7,7 @@ use lasthop_model::{EndpointKey, Key, Kind, NodeName};
 use lasthop_store::{Error, Expect, Revision, Store, Stored, WatchEvent};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -105,6 +106,7 @@ pub(crate) async fn publish(
     updates: mpsc::Sender<Update>,
 ) {
     let mut waiting: BTreeMap<EndpointKey, Word> = BTreeMap::new();
+    let mut last = None;
     let mut wait = BACKOFF;
     loop {
         if waiting.is_empty() {
@@ -114,7 +116,8 @@ pub(crate) async fn publish(
         while let Ok((key, word)) = words.try_recv() {
             waiting.insert(key, word);
         }
-        let Some((key, word)) = waiting.pop_first() else { continue };
+        let Some((key, word)) = take_after(&mut waiting, last.take()) else { continue };
+        last = Some(key.clone());
         let news = match say(&*store, &node, (&key, &word)).await {
             Ok(revision) => Update::Published(key, word, revision),
             Err(error @ Error::Invalid { .. }) => Update::Unpublishable(key, error.to_string()),
@@ -122,8 +125,10 @@ pub(crate) async fn publish(
             Err(error) => {
                 tracing::debug!(endpoint = %key, %error, "not published yet");
                 waiting.entry(key).or_insert(word);
-                tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(BACKOFF_LIMIT);
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => wait = (wait * 2).min(BACKOFF_LIMIT),
+                    Some((key, word)) = words.recv() => drop(waiting.insert(key, word)),
+                }
                 continue;
             }
         };
@@ -131,6 +136,15 @@ pub(crate) async fn publish(
         if updates.send(news).await.is_err() {
             return;
         }
+    }
+}
+
+/// The word whose turn it is: each in its turn, so that one that is refused never keeps the others waiting.
+fn take_after(waiting: &mut BTreeMap<EndpointKey, Word>, last: Option<EndpointKey>) -> Option<(EndpointKey, Word)> {
+    let after = last.and_then(|key| waiting.range((Bound::Excluded(key), Bound::Unbounded)).next());
+    match after.map(|(key, _)| key.clone()) {
+        Some(key) => waiting.remove_entry(&key),
+        None => waiting.pop_first(),
     }
 }
 
@@ -152,5 +166,67 @@ async fn say(store: &dyn Store, node: &NodeName, (endpoint, word): (&EndpointKey
             },
             Err(error) => Err(error),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lasthop_store::{Answer, Embedded, Listing, Options, Status, Watch};
+
+    /// A store in which an endpoint `a` is another host's.
+    struct Theirs(Embedded);
+
+    impl Store for Theirs {
+        fn update(&self, key: Key, document: Value, expect: Expect) -> Answer<'_, Stored> {
+            if key.name == "a" {
+                return Box::pin(async { Err(Error::Denied("it is on another node".to_owned())) });
+            }
+            self.0.update(key, document, expect)
+        }
+        fn get<'a>(&'a self, key: &'a Key) -> Answer<'a, Stored> {
+            self.0.get(key)
+        }
+        fn list(&self, kind: Option<Kind>) -> Answer<'_, Listing> {
+            self.0.list(kind)
+        }
+        fn create(&self, key: Key, document: Value) -> Answer<'_, Stored> {
+            self.0.create(key, document)
+        }
+        fn delete<'a>(&'a self, key: &'a Key, expect: Expect) -> Answer<'a, Stored> {
+            self.0.delete(key, expect)
+        }
+        fn watch(&self, from: Option<Revision>) -> Answer<'_, Watch> {
+            self.0.watch(from)
+        }
+        fn status(&self) -> Status {
+            self.0.status()
+        }
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_that_the_store_refuses_keeps_no_other_from_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Embedded::open(&directory.path().join("store.redb"), Options::v3()).unwrap();
+        let (words_in, words) = mpsc::unbounded_channel();
+        let (updates_in, mut updates) = mpsc::channel(16);
+        for name in ["a", "b", "c"] {
+            let document = serde_json::json!({
+                "apiVersion": "projectcalico.org/v3", "kind": "WorkloadEndpoint",
+                "metadata": {"name": name, "namespace": "default"},
+                "spec": {"node": "h1", "orchestrator": "lasthop", "workload": name, "endpoint": "eth0",
+                         "interfaceName": format!("lh{name}"), "ipNetworks": ["10.65.0.1/32"]},
+            });
+            let key = EndpointKey { namespace: "default".into(), name: name.into() };
+            words_in.send((key, Word::Attached(document))).unwrap();
+        }
+        tokio::spawn(publish(Arc::new(Theirs(store)), "h1".parse().unwrap(), words, updates_in));
+        let mut published = Vec::new();
+        while published.len() < 2 {
+            let news = tokio::time::timeout(Duration::from_secs(10), updates.recv()).await.unwrap().unwrap();
+            let Update::Published(key, ..) = news else { panic!("{news:?}") };
+            published.push(key.name);
+        }
+        assert_eq!(published, ["b", "c"]);
     }
 }
