@@ -138,6 +138,16 @@ impl Space {
     }
 }
 
+/// Checks that of what a ping printed no answer is missing before the last one; what was on its way when it was ended
+/// does not count.
+pub(crate) fn none_lost(said: &str) {
+    let numbers = said.split_whitespace().filter_map(|word| word.strip_prefix("icmp_seq="));
+    let answered: BTreeSet<u32> = numbers.map(|number| number.parse().unwrap()).collect();
+    let last = answered.last().copied().unwrap_or_else(|| panic!("no answer at all: {said}"));
+    let lost: Vec<u32> = (1..=last).filter(|number| !answered.contains(number)).collect();
+    assert!(lost.is_empty(), "lost of {last}: {lost:?}");
+}
+
 /// An attach with nothing but a name, a link and addresses.
 pub(crate) fn attach(name: &str, link: LinkRequest, addresses: &[&str]) -> Attach {
     Attach {
