@@ -9,7 +9,7 @@ use crate::run::{Agent, DRIFT_KEPT, Known, Look};
 use crate::voice::Confirmed;
 use lasthop_compute::{Changes, Event, Route};
 use lasthop_kernel::KernelEvent;
-use lasthop_kernel::reconcile::{Outcome, Scope};
+use lasthop_kernel::reconcile::{Outcome, Pending, Scope};
 use lasthop_net::{IfName, Prefix};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -175,7 +175,9 @@ impl Agent {
         closed.extend(outcome.failed.keys().cloned());
         self.count("policy", &outcome, ToString::to_string);
         let desired = self.engine.desired();
-        let outcome = self.kernel.sync_sysctls(desired, scope(everything, &changes.sysctls));
+        let mut outcome = self.kernel.sync_sysctls(desired, scope(everything, &changes.sysctls));
+        // That a link is absent is said once, of the link.
+        outcome.pending.retain(|_, why| !matches!(why, Pending::LinkAbsent(_)));
         self.count("sysctl", &outcome, |key| key.0.clone());
         let desired = self.engine.desired();
         let outcome = self.kernel.sync_links(desired, scope(everything, &changes.links));

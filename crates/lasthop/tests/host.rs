@@ -323,3 +323,16 @@ fn prometheus_and_probes_are_answered() {
         assert!(answer.contains(&format!("content-type: {kind}")) && answer.contains(part), "{path}: {answer}");
     }
 }
+
+#[test]
+fn a_link_that_is_absent_is_named_and_not_each_of_its_settings() {
+    let mut host = Host::new("absent");
+    host.start("agent", "lasthop-agent.service");
+    host.wait("in sync", |status| status["store"]["state"] == "in-sync");
+    host.run("workload add vm9 --ip 10.65.0.29 --tap tapabsent --mac fa:16:3e:00:00:09");
+    let status = host.json("status");
+    let pending: Vec<_> = status["pending"].as_object().unwrap().keys().collect();
+    assert_eq!(pending, ["link tapabsent", "neighbour 10.65.0.29 on tapabsent", "route 10.65.0.29/32"]);
+    ip(&format!("-n {} tuntap add tapabsent mode tap", host.name));
+    host.wait("in force", |status| status["direct_routes"]["ready"] == 1 && status["pending"] == serde_json::json!({}));
+}
