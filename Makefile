@@ -49,7 +49,7 @@ doc:
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --workspace --no-deps --quiet
 
 test-e2e:
-	$(CARGO) test --package lasthop --test e2e_reference --test e2e_topologies --test e2e_life
+	$(CARGO) test --package lasthop --test 'e2e_*'
 
 test-vm:
 	$(CARGO) test --package lasthop --test e2e_topologies a_real_guest -- --nocapture
