@@ -6,20 +6,33 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// Holds a lock file with our process id in it; gone with the process, however it ends.
 pub(crate) type Lock = Flock<File>;
 
-/// Takes the lock file; `None` if another process holds it.
+/// How long a process that was just killed may take to let go: one that ended a moment ago is no other one.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Takes the lock file; `None` if another process holds it, and goes on doing so.
 ///
 /// # Errors
 /// If the file cannot be made, locked or written.
 pub(crate) fn take(path: &Path) -> io::Result<Option<Lock>> {
-    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;
-    let mut lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => lock,
-        Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
-        Err((_, error)) => return Err(error.into()),
+    take_within(path, PATIENCE)
+}
+
+fn take_within(path: &Path, patience: Duration) -> io::Result<Option<Lock>> {
+    let mut file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;
+    let end = Instant::now() + patience;
+    let mut lock = loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => break lock,
+            Err((_, Errno::EWOULDBLOCK)) if Instant::now() >= end => return Ok(None),
+            Err((again, Errno::EWOULDBLOCK)) => file = again,
+            Err((_, error)) => return Err(error.into()),
+        }
+        std::thread::sleep(Duration::from_millis(5));
     };
     lock.set_len(0)?;
     writeln!(lock, "{}", std::process::id())?;
@@ -36,9 +49,13 @@ mod tests {
         let path = directory.path().join("lock");
         let held = take(&path).unwrap();
         assert!(held.is_some());
-        assert!(take(&path).unwrap().is_none());
+        assert!(take_within(&path, Duration::from_millis(20)).unwrap().is_none());
         assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()));
-        drop(held);
-        assert!(take(&path).unwrap().is_some());
+        let leaving = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            drop(held);
+        });
+        assert!(take(&path).unwrap().is_some(), "one that is on its way out is waited for");
+        leaving.join().unwrap();
     }
 }
