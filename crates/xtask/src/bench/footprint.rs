@@ -53,7 +53,7 @@ fn memory(pid: i32, line: &str) -> Result<f64> {
 }
 
 /// CPU seconds of a process so far, to the nanosecond where the kernel tells.
-fn cpu(pid: i32) -> Result<f64> {
+pub(super) fn cpu(pid: i32) -> Result<f64> {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task"))?;
     let nanoseconds = threads.flatten().filter_map(|thread| {
         let text = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;

@@ -13,7 +13,7 @@ use std::time::Duration;
 /// The namespace of the far ends.
 const FAR: &str = "far";
 /// How many callers attach and detach at once.
-const CALLERS: usize = 16;
+const CALLERS: usize = 64;
 
 /// Makes `count` veths on `host`, both ends up.
 pub(super) fn make_links(site: &Site, host: &str, count: usize) -> Result<()> {

@@ -34,7 +34,7 @@ spec: { peerIP: 172.18.203.60, asNumber: 64512 }
 pub(super) struct Fed {
     pub(super) site: Site,
     feeder: Bird,
-    _rival: Bird,
+    rival: Bird,
 }
 
 /// Who receives.
@@ -91,7 +91,7 @@ impl Fed {
         site.apply(plan, PEER)?;
         Receiver::BOTH.iter().try_for_each(|receiver| feeder.established(receiver.name()))?;
         until("our session", LIMIT, || Ok(site.status("one")?.speaker.sessions.ready == 1))?;
-        Ok(Self { site, feeder, _rival: rival })
+        Ok(Self { site, feeder, rival })
     }
 
     /// Switches routes on, for good.
@@ -107,16 +107,26 @@ impl Fed {
         Ok(routes.iter().filter(|route| route.prefix.to_string().starts_with("10.66.")).count())
     }
 
+    /// CPU seconds of a receiver's processes so far.
+    fn worked(&self, receiver: Receiver) -> Result<f64> {
+        let processes = match receiver {
+            Receiver::Ours => vec![self.site.process("one", "agent")?.pid, self.site.process("one", "bgp")?.pid],
+            Receiver::Bird => vec![self.rival.record.pid],
+        };
+        processes.into_iter().map(super::footprint::cpu).sum()
+    }
+
     fn round(&self, receiver: Receiver, times: &mut Times) -> Result<()> {
         let name = receiver.name();
         let monitor = Monitor::of_routes(&self.site.namespace(receiver.part()))?;
-        let begun = Instant::now();
+        let (begun, worked) = (Instant::now(), self.worked(receiver)?);
         self.feeder.ask(&format!("enable {name}_all"))?;
         let (first, last) = monitor.routes(libc::RTM_NEWROUTE, ALL, LIMIT)?;
         times.loaded.add_ms(last - begun);
         times.loading.add_ms(last - first);
         anyhow::ensure!(self.in_kernel(receiver)? == ALL, "{name}: not all routes are in the kernel");
         std::thread::sleep(Duration::from_millis(300));
+        times.worked.add((self.worked(receiver)? - worked) * 1e3);
 
         monitor.clear();
         let begun = Instant::now();
@@ -151,6 +161,8 @@ fn statics(config: &mut String, name: &str, count: usize, preference: u32) {
 struct Times {
     loaded: Samples,
     loading: Samples,
+    /// CPU time, which others' use of the machine changes least.
+    worked: Samples,
     changed: Samples,
     changing: Samples,
     gone: Samples,
@@ -175,6 +187,7 @@ pub(super) fn run(plan: &Plan) -> Result<Vec<Row>> {
     Ok(vec![
         row(format!("{ALL} routes from a BGP peer into the kernel"), &ours.loaded, &bird.loaded).bar(Bar::Ratio(0.5)),
         row("  of it, from the first to the last route".to_owned(), &ours.loading, &bird.loading),
+        row("  CPU time of the receiver for it".to_owned(), &ours.worked, &bird.worked),
         row(format!("{CHANGED} of {ALL} change their next hop"), &ours.changed, &bird.changed).bar(Bar::AtMost(20.0)),
         row("  of it, from the first to the last route".to_owned(), &ours.changing, &bird.changing),
         row(format!("{ALL} routes withdrawn, gone from the kernel"), &ours.gone, &bird.gone),
