@@ -28,16 +28,10 @@ struct Waiting {
 }
 
 enum What {
-    Attached(Prepared),
+    /// Its record is written and its link is there, or to come.
+    Attached(WorkloadEndpoint),
     Detached(Detached),
     Refused(Refusal),
-}
-
-/// An attach whose record is written and whose link is there (or to come).
-struct Prepared {
-    endpoint: WorkloadEndpoint,
-    /// The namespace and the name of the workload's side of a veth that we made.
-    inside: Option<(Netns, IfName)>,
 }
 
 fn refuse(code: Code, message: impl Into<String>) -> Refusal {
@@ -53,7 +47,7 @@ impl Agent {
             let since = Instant::now();
             let what = match call.request {
                 Request::Attach(attach) => match self.prepare(&attach) {
-                    Ok(prepared) => What::Attached(prepared),
+                    Ok(endpoint) => What::Attached(endpoint),
                     Err(refusal) => What::Refused(refusal),
                 },
                 Request::Detach(detach) => match self.remove(&detach) {
@@ -80,8 +74,8 @@ impl Agent {
             let answer = match what {
                 What::Refused(refusal) => Err(refusal),
                 What::Detached(detached) => to_value(&Detached { elapsed_us: elapsed_us(), ..detached }),
-                What::Attached(prepared) => self
-                    .finish(&prepared)
+                What::Attached(endpoint) => self
+                    .finish(&endpoint)
                     .and_then(|attached| to_value(&Attached { elapsed_us: elapsed_us(), ..attached })),
             };
             let _ = reply.send(answer.map_or_else(Answer::Error, Answer::Ok));
@@ -89,7 +83,7 @@ impl Agent {
     }
 
     /// Checks an attach, records it, makes its link, and tells the engine.
-    fn prepare(&mut self, attach: &Attach) -> Result<Prepared, Refusal> {
+    fn prepare(&mut self, attach: &Attach) -> Result<WorkloadEndpoint, Refusal> {
         let key = EndpointKey { namespace: attach.namespace.clone(), name: attach.name.clone() };
         let document = self.document(attach, &key);
         let endpoint = match Resource::parse(&document) {
@@ -118,16 +112,18 @@ impl Agent {
                 )
             },
         )?;
-        let inside = match self.link(attach, &endpoint) {
-            Ok(inside) => inside,
-            Err(refusal) => {
-                match before {
-                    Some(before) => self.record(before),
-                    None => self.unrecord(&key),
+        // The workload's side comes before anything is announced, too.
+        let made = self.link(attach, &endpoint).and_then(|inside| self.configure(&endpoint, inside));
+        if let Err(refusal) = made {
+            match before {
+                Some(before) => self.record(before),
+                None => {
+                    self.leaving.extend((maker == Maker::Us).then(|| (endpoint.link.clone(), None)));
+                    self.unrecord(&key);
                 }
-                return Err(refusal);
             }
-        };
+            return Err(refusal);
+        }
         if !known {
             let former = former_link(before.as_ref()).filter(|link| *link != endpoint.link);
             self.leaving.extend(former.map(|link| (link, None)));
@@ -135,7 +131,7 @@ impl Agent {
         }
         self.leaving.remove(&endpoint.link);
         self.engine.apply(Event::Put(endpoint_key(&key), Resource::WorkloadEndpoint(endpoint.clone())));
-        Ok(Prepared { endpoint, inside })
+        Ok(endpoint)
     }
 
     /// The resource that an attach stands for.
@@ -265,20 +261,24 @@ impl Agent {
         Ok(far.is_some_and(|far| far.peer == Some(present.index) && present.peer == Some(far.index)))
     }
 
-    /// Configures the workload's side, and says what the kernel has acknowledged.
-    fn finish(&mut self, prepared: &Prepared) -> Result<Attached, Refusal> {
-        let Prepared { endpoint, inside } = prepared;
+    /// Gives the workload's side of a veth that we made its addresses and routes.
+    fn configure(&mut self, endpoint: &WorkloadEndpoint, inside: Option<(Netns, IfName)>) -> Result<(), Refusal> {
+        let Some((netns, link)) = inside else { return Ok(()) };
+        let kernel = |error: lasthop_kernel::Error| refuse(Code::Kernel, error.to_string());
+        let host = link::get(&mut self.socket, &endpoint.link).map_err(kernel)?;
+        let gateway_v6 = host.and_then(|host| host.mac).map(netns::gateway_v6);
+        let inside = Inside { link, addresses: endpoint.addresses.clone(), gateway_v6, mac: None, mtu: None };
+        netns::configure(&netns, &inside).map_err(kernel)
+    }
+
+    /// Says what the kernel has acknowledged.
+    fn finish(&mut self, endpoint: &WorkloadEndpoint) -> Result<Attached, Refusal> {
         let kernel = |error: lasthop_kernel::Error| refuse(Code::Kernel, error.to_string());
         let host = link::get(&mut self.socket, &endpoint.link).map_err(kernel)?;
         let host_mac = host.as_ref().and_then(|link| link.mac);
         let has = |family| endpoint.addresses.iter().any(|a| Family::of(*a) == family);
         let gateway_v4 = has(Family::V4).then_some(GATEWAY_V4);
         let gateway_v6 = host_mac.filter(|_| has(Family::V6)).map(netns::gateway_v6);
-        if let Some((netns, link)) = inside {
-            let addresses = endpoint.addresses.clone();
-            let inside = Inside { link: link.clone(), addresses, gateway_v6, mac: None, mtu: None };
-            netns::configure(netns, &inside).map_err(kernel)?;
-        }
         let routes: Vec<Prefix> = endpoint.addresses.iter().map(|a| Prefix::host(*a)).collect();
         let pending = routes.iter().filter(|p| !self.programmed.contains(p)).map(|prefix| {
             let name = format!("route {prefix}");

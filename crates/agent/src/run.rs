@@ -244,6 +244,9 @@ impl Started {
             agent.cycle().await;
         }
         agent.save();
+        if let Err(error) = agent.snapshot.finish() {
+            tracing::error!(%error, "cannot write the snapshot");
+        }
         // Who asked for the end is still to get the answer: the tasks that write are ready, and take their turn here.
         for _ in 0..LAST_TURNS {
             tokio::task::yield_now().await;

@@ -4,7 +4,7 @@ use lasthop_model::{Key, Kind};
 use lasthop_store::Revision;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 const FORMAT: u64 = 1;
@@ -19,13 +19,15 @@ pub(crate) struct Snapshot {
     /// Keys told since the last [`Self::begin`]; `None` outside a full listing.
     told: Option<std::collections::BTreeSet<Key>>,
     dirty: bool,
+    writer: Option<std::thread::JoinHandle<io::Result<()>>>,
 }
 
 impl Snapshot {
     /// Reads the file under `state`; a missing or unreadable one is an empty snapshot.
     pub(crate) fn open(state: &Path) -> Self {
         let path = state.join("snapshot.json");
-        let mut snapshot = Self { path, revision: Revision(0), documents: BTreeMap::new(), told: None, dirty: false };
+        let mut snapshot =
+            Self { path, revision: Revision(0), documents: BTreeMap::new(), told: None, dirty: false, writer: None };
         match std::fs::read(&snapshot.path) {
             Ok(bytes) => match read(&bytes) {
                 Some((revision, documents)) => {
@@ -88,11 +90,24 @@ impl Snapshot {
         self.documents.keys().filter(|key| !told.contains(key)).cloned().collect()
     }
 
+    /// Waits for the last writing to end.
+    ///
+    /// # Errors
+    /// If it failed; the former file is then still there.
+    pub(crate) fn finish(&mut self) -> io::Result<()> {
+        match self.writer.take().map(std::thread::JoinHandle::join) {
+            Some(Ok(result)) => result,
+            Some(Err(_)) => Err(io::Error::other("the thread that writes the snapshot ended")),
+            None => Ok(()),
+        }
+    }
+
     /// Writes the file, if anything changed since the last time.
     ///
     /// # Errors
     /// If it cannot be written; the former file is then still there.
     pub(crate) fn save(&mut self) -> io::Result<()> {
+        self.finish()?;
         if !std::mem::take(&mut self.dirty) {
             return Ok(());
         }
@@ -105,8 +120,15 @@ impl Snapshot {
             .collect();
         let text = serde_json::to_vec(&json!({"format": FORMAT, "revision": self.revision.0, "documents": documents}))?;
         let fresh = self.path.with_extension("new");
-        std::fs::write(&fresh, text)?;
-        std::fs::rename(&fresh, &self.path)
+        let path = self.path.clone();
+        // The disk may take its time; the loop does not wait for it. Only a whole file ever gets the name.
+        self.writer = Some(std::thread::spawn(move || {
+            let mut file = std::fs::File::create(&fresh)?;
+            file.write_all(&text)?;
+            file.sync_all()?;
+            std::fs::rename(&fresh, &path)
+        }));
+        Ok(())
     }
 }
 
