@@ -3,6 +3,7 @@
 use lasthop_bgp::config::{PeerConfig, SpeakerConfig};
 use lasthop_model::{EndpointKey, EndpointToHost};
 use lasthop_net::{IfName, Mac, Metric, Prefix};
+use lasthop_policy::ir::{HostPolicy, PolicyChanges};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -23,6 +24,8 @@ pub struct Desired {
     pub sources: BTreeSet<Source>,
     /// What guards links by name prefix, also those that no endpoint is known for.
     pub guard: Guard,
+    /// Who may talk to whom.
+    pub policy: HostPolicy,
     /// Outgoing NAT.
     pub nat: Nat,
     /// What the BGP speaker should hold. `None` until configuration says who we are.
@@ -162,6 +165,8 @@ pub struct Changes {
     pub sysctls: BTreeSet<Sysctl>,
     /// Sources.
     pub sources: BTreeSet<Source>,
+    /// Policy.
+    pub policy: PolicyChanges,
     /// Guard, NAT: rare, and small.
     pub skeleton: bool,
     /// Who we are in BGP, and our peers.

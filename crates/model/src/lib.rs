@@ -16,6 +16,7 @@ mod endpoint;
 mod kind;
 mod name;
 mod node;
+pub mod policy;
 mod pool;
 mod problem;
 mod resource;
