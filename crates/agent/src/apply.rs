@@ -2,20 +2,16 @@
 //!
 //! Coming: guard and sets → anti-spoofing → sysctls → neighbour → link up → route → acknowledged → advertised.
 //! Going: withdrawn → route → link → neighbour → anti-spoofing. Never announced before it works, never taken
-//! away before it is withdrawn. A failing key never stops the others; it is looked at again in the next cycle.
+//! away before it is withdrawn ([`crate::withdraw`]). A failing key never stops the others; it is looked at again in the next cycle.
 
 use crate::api::Drift;
 use crate::run::{Agent, DRIFT_KEPT, Known, Look};
-use crate::voice::Confirmed;
 use lasthop_compute::{Changes, Event, Route};
 use lasthop_kernel::KernelEvent;
 use lasthop_kernel::reconcile::{Outcome, Pending, Scope};
 use lasthop_net::{IfName, Prefix};
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-/// How long a withdrawal may hold up the removal of its route.
-const WITHDRAW_PATIENCE: Duration = Duration::from_millis(200);
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The keys of one table in this cycle.
 fn scope<'a, K>(everything: bool, keys: &'a BTreeSet<K>) -> Scope<'a, K> {
@@ -24,7 +20,7 @@ fn scope<'a, K>(everything: bool, keys: &'a BTreeSet<K>) -> Scope<'a, K> {
 
 impl Agent {
     /// Makes the kernel and the speaker agree with what is desired now.
-    pub(crate) async fn cycle(&mut self) {
+    pub(crate) fn cycle(&mut self) {
         if self.stopping {
             return;
         }
@@ -52,7 +48,7 @@ impl Agent {
             }
             return;
         }
-        self.withdraw(&changes.advertise).await;
+        self.withdraw(&changes.advertise);
         self.forget_reasons(&changes, everything);
         self.take_routes_away(&changes, everything);
         self.turn_routes(&changes);
@@ -136,6 +132,9 @@ impl Agent {
         }
         for (link, forget) in std::mem::take(&mut self.leaving) {
             if self.engine.desired().links.contains_key(&link) {
+                if self.is_departing(&link) {
+                    self.leaving.insert(link, forget);
+                }
                 continue;
             }
             match lasthop_kernel::link::delete(&mut self.socket, &link) {
@@ -229,29 +228,16 @@ impl Agent {
         }
     }
 
-    /// Withdraws what must not be advertised any more, and waits until the speaker has said so.
-    async fn withdraw(&mut self, changed: &BTreeSet<Prefix>) {
-        let wanted = &self.engine.desired().advertise;
-        let going: Vec<Prefix> =
-            changed.iter().filter(|p| !wanted.contains(p) && self.voice.advertised().contains(p)).copied().collect();
-        if self.voice.withdraw(going, WITHDRAW_PATIENCE).await == Confirmed::No {
-            tracing::warn!("the speaker did not confirm a withdrawal in time; the route goes all the same");
-        }
-    }
-
-    /// Withdraws everything.
-    pub(crate) async fn withdraw_all(&mut self) {
-        let all: Vec<Prefix> = self.voice.advertised().iter().copied().collect();
-        self.voice.withdraw(all, WITHDRAW_PATIENCE).await;
-    }
-
     /// Tells the speaker who we are, and what the kernel has acknowledged; withdraws what it has lost.
     fn tell(&mut self, changes: &Changes, routes: &Outcome<Prefix>) {
         let desired = self.engine.desired();
         if let Some(bgp) = desired.bgp.as_ref().filter(|_| changes.bgp || self.voice.is_new()) {
             self.voice.configure(bgp);
         }
-        let works = |prefix: &Prefix| desired.advertise.contains(prefix) && self.programmed.contains(prefix);
+        let departing = self.departing();
+        let works = |prefix: &Prefix| {
+            desired.advertise.contains(prefix) && self.programmed.contains(prefix) && !departing.contains(prefix)
+        };
         if self.voice.is_new() {
             self.voice.advertise(desired.advertise.iter(), works);
             self.voice.complete();

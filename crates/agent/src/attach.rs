@@ -3,7 +3,7 @@
 //! Attach: link (made, or adopted as it is) → record → policy and sources → neighbour → link up → route →
 //! acknowledged → advertised → answered. Detach the other way round. Several callers at once share one pass.
 
-use crate::api::{self, Answer, Attach, Attached, Code, Detach, Detached, LinkRequest, Refusal, Request};
+use crate::api::{self, Answer, Attach, Attached, Code, Detached, LinkRequest, Refusal, Request};
 use crate::records::{Intent, Maker, Record};
 use crate::run::{Agent, Known, endpoint_key};
 use crate::socket::Call;
@@ -21,7 +21,8 @@ use tokio::sync::{mpsc, oneshot};
 const TOGETHER: usize = 256;
 
 /// A caller whose workload is on its way.
-struct Waiting {
+pub(crate) struct Waiting {
+    key: EndpointKey,
     reply: oneshot::Sender<Answer>,
     since: Instant,
     what: What,
@@ -39,37 +40,43 @@ fn refuse(code: Code, message: impl Into<String>) -> Refusal {
 }
 
 impl Agent {
-    /// Answers a caller; other callers that wait to attach or detach are served in the same pass.
+    /// Takes in what a caller wants; other callers that wait to attach or detach are served in the same pass, after
+    /// which [`Self::answer_callers`] answers them.
     pub(crate) async fn answer(&mut self, call: Call, more: &mut mpsc::Receiver<Call>) {
-        let mut waiting = Vec::new();
+        let mut taken = 0;
         let mut next = Some(call);
         while let Some(call) = next.take() {
             let since = Instant::now();
-            let what = match call.request {
-                Request::Attach(attach) => match self.prepare(&attach) {
-                    Ok(endpoint) => What::Attached(endpoint),
-                    Err(refusal) => What::Refused(refusal),
-                },
-                Request::Detach(detach) => match self.remove(&detach) {
-                    Ok(detached) => What::Detached(detached),
-                    Err(refusal) => What::Refused(refusal),
-                },
+            let (key, what) = match call.request {
+                Request::Attach(attach) => {
+                    let key = EndpointKey { namespace: attach.namespace.clone(), name: attach.name.clone() };
+                    (key, self.prepare(&attach).map_or_else(What::Refused, What::Attached))
+                }
+                Request::Detach(detach) => {
+                    let key = EndpointKey { namespace: detach.namespace, name: detach.name };
+                    let what = self.remove(&key).map_or_else(What::Refused, What::Detached);
+                    (key, what)
+                }
                 question => {
                     self.reply(question, call.reply).await;
-                    next = more.try_recv().ok().filter(|_| waiting.len() < TOGETHER);
+                    next = more.try_recv().ok().filter(|_| taken < TOGETHER);
                     continue;
                 }
             };
-            waiting.push(Waiting { reply: call.reply, since, what });
-            if waiting.len() < TOGETHER {
+            self.callers.push(Waiting { key, reply: call.reply, since, what });
+            taken += 1;
+            if taken < TOGETHER {
                 next = more.try_recv().ok();
             }
         }
-        if waiting.is_empty() {
-            return;
-        }
-        self.cycle().await;
-        for Waiting { reply, since, what } in waiting {
+    }
+
+    /// Answers the callers whose change has been carried out.
+    pub(crate) fn answer_callers(&mut self) {
+        let callers = std::mem::take(&mut self.callers).into_iter();
+        let (later, now) = callers.partition(|caller| self.departures.contains_key(&caller.key));
+        self.callers = later;
+        for Waiting { reply, since, what, .. } in now {
             let elapsed_us = || u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
             let answer = match what {
                 What::Refused(refusal) => Err(refusal),
@@ -130,7 +137,7 @@ impl Agent {
             self.say(&record);
         }
         self.leaving.remove(&endpoint.link);
-        self.engine.apply(Event::Put(endpoint_key(&key), Resource::WorkloadEndpoint(endpoint.clone())));
+        self.consider(Event::Put(endpoint_key(&key), Resource::WorkloadEndpoint(endpoint.clone())));
         Ok(endpoint)
     }
 
@@ -304,20 +311,21 @@ impl Agent {
     }
 
     /// Forgets a workload; its routes, then its link go in the next pass.
-    fn remove(&mut self, detach: &Detach) -> Result<Detached, Refusal> {
-        let key = EndpointKey { namespace: detach.namespace.clone(), name: detach.name.clone() };
-        let Some(endpoint) = self.engine.snapshot().endpoints.get(&key) else {
+    fn remove(&mut self, key: &EndpointKey) -> Result<Detached, Refusal> {
+        let going =
+            self.records.get(key).is_some_and(|r| r.intent == Intent::Detached) && self.departures.contains_key(key);
+        let Some(endpoint) = self.engine.snapshot().endpoints.get(key).filter(|_| !going) else {
             return Ok(Detached { existed: false, elapsed_us: 0 });
         };
         let link = endpoint.link.clone();
-        let going = former_link(self.records.get(&key)).filter(|made| *made == link);
-        let record = Record::detached(&key, going.as_ref());
+        let going = former_link(self.records.get(key)).filter(|made| *made == link);
+        let record = Record::detached(key, going.as_ref());
         self.records
             .put(record.clone())
             .map_err(|error| refuse(Code::Kernel, format!("cannot record the removal of workload {key}: {error}")))?;
         self.leaving.extend(going.map(|link| (link, None)));
         self.say(&record);
-        self.engine.apply(Event::Gone(endpoint_key(&key)));
+        self.consider(Event::Gone(endpoint_key(key)));
         Ok(Detached { existed: true, elapsed_us: 0 })
     }
 }

@@ -17,6 +17,7 @@ pub mod speaker;
 mod status;
 pub mod stores;
 mod voice;
+mod withdraw;
 
 pub use run::run;
 pub use socket::parse as parse_request;

@@ -9,6 +9,7 @@
 //! ```
 
 use crate::api::Drift;
+use crate::attach::Waiting;
 use crate::config::{Config, SpeakerChoice};
 use crate::feed::{self, Update, Word};
 use crate::lock::{self, Lock};
@@ -16,6 +17,7 @@ use crate::records::{Intent, Maker, Published, Record, Records};
 use crate::snapshot::{News, Snapshot};
 use crate::socket::{self, Call};
 use crate::voice::{Heard, Voice};
+use crate::withdraw::Departures;
 use crate::{http, readable, stores};
 use anyhow::Context;
 use lasthop_compute::{Changes, Engine, Event};
@@ -59,6 +61,10 @@ pub(crate) struct Agent {
     pub(crate) snapshot: Snapshot,
     pub(crate) words: mpsc::UnboundedSender<(EndpointKey, Word)>,
     pub(crate) known: Known,
+    /// Changes that wait for their withdrawal.
+    pub(crate) departures: Departures,
+    /// Callers whose workloads are on their way.
+    pub(crate) callers: Vec<Waiting>,
     /// Prefixes whose route the kernel has acknowledged.
     pub(crate) programmed: BTreeSet<Prefix>,
     /// Learned routes of the time before the speaker (re)started, until it has told all it knows.
@@ -89,6 +95,7 @@ pub(crate) enum Known {
 
 /// What the next cycle looks at.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "there is one of it")]
 pub(crate) enum Look {
     /// What changed, and these.
     At(Changes),
@@ -185,6 +192,8 @@ async fn start(config: Config) -> anyhow::Result<Started> {
         snapshot,
         words,
         known: Known::Nothing,
+        departures: Departures::new(),
+        callers: Vec::new(),
         programmed: BTreeSet::new(),
         stale: BTreeSet::new(),
         leaving: BTreeMap::new(),
@@ -202,7 +211,7 @@ impl Started {
     async fn serve(self) -> anyhow::Result<()> {
         let Self { mut agent, mut inputs } = self;
         agent.recall();
-        agent.cycle().await;
+        agent.cycle();
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -211,6 +220,7 @@ impl Started {
         let mut refresh = tokio::time::Instant::now() + agent.engine.settings().refresh;
         let mut save = None;
         while !agent.stopping {
+            let patience = agent.patience_ends();
             tokio::select! {
                 biased;
                 _ = terminate.recv() => break,
@@ -239,9 +249,11 @@ impl Started {
                     agent.look = Look::Again;
                     refresh = tokio::time::Instant::now() + agent.engine.settings().refresh;
                 }
+                () = until(patience) => agent.give_up_waiting(),
                 _ = retry.tick(), if !agent.pending.is_empty() => {}
             }
-            agent.cycle().await;
+            agent.cycle();
+            agent.answer_callers();
         }
         agent.save();
         if let Err(error) = agent.snapshot.finish() {
@@ -354,7 +366,7 @@ impl Agent {
                 Event::Invalid { key, reason: invalid.to_string() }
             }
         };
-        self.engine.apply(event);
+        self.consider(event);
     }
 
     /// As of a revision the store does not have a resource.
@@ -375,7 +387,7 @@ impl Agent {
                 None => {}
             }
         }
-        self.engine.apply(Event::Gone(key.clone()));
+        self.consider(Event::Gone(key.clone()));
     }
 
     /// Attachments that the store once had and has no more were deleted while we were not looking.
@@ -438,6 +450,7 @@ impl Agent {
                     self.engine.apply(Event::Learned { prefix, next_hops: BTreeSet::new() });
                 }
             }
+            Heard::Withdrawn(number) => self.withdrawn(number),
             Heard::Lost(reason) => tracing::warn!(reason, "the speaker is gone; routes stay as they are"),
             Heard::Nothing => {}
         }
@@ -459,6 +472,7 @@ pub(crate) fn endpoint_key(key: &EndpointKey) -> Key {
     Key { kind: Kind::WorkloadEndpoint, namespace: Some(key.namespace.clone()), name: key.name.clone() }
 }
 
-fn endpoint_of(key: &Key) -> EndpointKey {
+/// The endpoint of a resource key.
+pub(crate) fn endpoint_of(key: &Key) -> EndpointKey {
     EndpointKey { namespace: key.namespace.clone().unwrap_or_default(), name: key.name.clone() }
 }

@@ -7,10 +7,9 @@ use crate::api::{Answer, Code, Refusal};
 use crate::speaker::{Client, Event, LearnedRoute, PeerState, ToSpeaker};
 use lasthop_compute::BgpIntent;
 use lasthop_net::Prefix;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 use tokio::sync::oneshot;
 
 pub(crate) use crate::speaker::Question;
@@ -24,6 +23,8 @@ pub(crate) enum Heard {
     Learned(Vec<LearnedRoute>),
     /// All that it has learned has been told.
     InSync,
+    /// The withdrawals up to this number have been told to the peers.
+    Withdrawn(u64),
     /// It is gone.
     Lost(String),
     /// Nothing that changes anything.
@@ -45,8 +46,6 @@ pub(crate) struct Voice {
     advertised: BTreeSet<Prefix>,
     intent: Option<BgpIntent>,
     peers: BTreeMap<IpAddr, Peer>,
-    /// Heard while waiting for something else.
-    backlog: VecDeque<Heard>,
     asked: BTreeMap<u64, oneshot::Sender<Answer>>,
     number: u64,
 }
@@ -83,7 +82,6 @@ impl Voice {
             advertised: BTreeSet::new(),
             intent: None,
             peers: BTreeMap::new(),
-            backlog: VecDeque::new(),
             asked: BTreeMap::new(),
             number: 0,
         }
@@ -161,8 +159,7 @@ impl Voice {
             }
         }
         if !less.is_empty() {
-            self.number += 1;
-            self.say(ToSpeaker::Withdraw { seq: self.number, prefixes: less });
+            self.withdraw(less);
         }
         if !more.is_empty() {
             self.say(ToSpeaker::Advertise(more));
@@ -177,41 +174,31 @@ impl Voice {
         }
     }
 
-    /// Withdraws, and waits for the speaker to have said so to its peers: at most `patience`.
-    /// What is heard meanwhile waits for [`Self::hear`].
-    pub(crate) async fn withdraw(&mut self, prefixes: Vec<Prefix>, patience: Duration) -> Confirmed {
-        if self.link == Link::Down || prefixes.is_empty() {
-            return Confirmed::Yes;
+    /// Whether the speaker may be telling its peers of a prefix: it does so on, while its line is cut.
+    pub(crate) fn may_have(&self, prefix: &Prefix) -> bool {
+        match &self.client {
+            None => false,
+            Some(client) if client.is_nobody_there() => false,
+            Some(_) if self.link != Link::Down && self.told == Told::Everything => self.advertised.contains(prefix),
+            Some(_) => true,
         }
+    }
+
+    /// Withdraws; [`Heard::Withdrawn`] with this number follows once the speaker has said so to its peers, also if the
+    /// line is down now and comes up again.
+    pub(crate) fn withdraw(&mut self, prefixes: Vec<Prefix>) -> u64 {
         for prefix in &prefixes {
             self.advertised.remove(prefix);
         }
         self.number += 1;
-        let seq = self.number;
-        self.say(ToSpeaker::Withdraw { seq, prefixes });
-        let confirmed = async {
-            while self.link != Link::Down {
-                let Some(client) = &mut self.client else { return };
-                match client.recv().await {
-                    Event::Withdrawn(done) if done >= seq => return,
-                    event => {
-                        let heard = self.understand(event);
-                        self.backlog.push_back(heard);
-                    }
-                }
-            }
-        };
-        match tokio::time::timeout(patience, confirmed).await {
-            Ok(()) => Confirmed::Yes,
-            Err(_) => Confirmed::No,
+        if let Some(client) = &mut self.client {
+            client.send(&ToSpeaker::Withdraw { seq: self.number, prefixes });
         }
+        self.number
     }
 
     /// The next that the speaker says. Cancel-safe. Never returns if there is no line.
     pub(crate) async fn hear(&mut self) -> Heard {
-        if let Some(heard) = self.backlog.pop_front() {
-            return heard;
-        }
         match &mut self.client {
             Some(client) => {
                 let event = client.recv().await;
@@ -253,17 +240,11 @@ impl Voice {
                     let _ = reply.send(said(answer));
                 }
             }
-            Event::Withdrawn(_) | Event::Listening { .. } => {}
+            Event::Withdrawn(number) => return Heard::Withdrawn(number),
+            Event::Listening { .. } => {}
         }
         Heard::Nothing
     }
-}
-
-/// Whether the speaker confirmed in time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Confirmed {
-    Yes,
-    No,
 }
 
 /// Asks the speaker, which answers when it answers.

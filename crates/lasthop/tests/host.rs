@@ -2,9 +2,16 @@
 //! units give them, and the operator's commands on them.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
 
+#[path = "support/fake_speaker.rs"]
+mod fake_speaker;
+
+use fake_speaker::FakeSpeaker;
+use lasthop_agent::speaker::ToSpeaker;
+use lasthop_agent::speaker::protocol::ToAgent;
 use serde_json::Value;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -104,6 +111,19 @@ impl Host {
         serde_json::from_str(&self.ok(&format!("{line} -o json"))).unwrap()
     }
 
+    /// A caller of the agent's own, without a program's start in between.
+    fn caller(&self) -> Caller {
+        let stream = UnixStream::connect(self.path("run/agent.sock")).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        Caller(BufReader::new(stream))
+    }
+
+    /// The kernel's routes of a prefix, as 'ip route' prints them.
+    fn kernel_route(&self, prefix: &str) -> String {
+        let output = Command::new("ip").args(["-n", &self.name, "route", "show", prefix]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    }
+
     /// Waits until the agent answers and its status is what it ought to be.
     fn wait(&self, what: &str, right: impl Fn(&Value) -> bool) {
         let deadline = Instant::now() + Duration::from_secs(30);
@@ -116,6 +136,28 @@ impl Host {
             assert!(Instant::now() < deadline, "{what}: {stdout}{stderr}\n{}", logs());
             std::thread::sleep(Duration::from_millis(50));
         }
+    }
+}
+
+struct Caller(BufReader<UnixStream>);
+
+impl Caller {
+    fn ask(&mut self, request: &str) {
+        self.0.get_mut().write_all(format!("{{\"v\":1,{request}}}\n").as_bytes()).unwrap();
+    }
+
+    fn answer(&mut self) -> Value {
+        let mut line = String::new();
+        self.0.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap()
+    }
+
+    /// Whether there is an answer already.
+    fn is_answered(&mut self) -> bool {
+        self.0.get_ref().set_nonblocking(true).unwrap();
+        let answered = self.0.fill_buf().is_ok();
+        self.0.get_ref().set_nonblocking(false).unwrap();
+        answered
     }
 }
 
@@ -215,7 +257,11 @@ fn an_operators_day() {
 
     assert_eq!(host.ok("workload delete vm1 c1"), "workload default/c1: deleted\nworkload default/vm1: deleted\n");
     assert_eq!(host.json("workload list"), serde_json::json!([]));
-    assert_eq!(host.ok("get wep -A"), "no workloadendpoints\n");
+    // The store hears of it afterwards.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while host.ok("get wep -A") != "no workloadendpoints\n" {
+        assert!(Instant::now() < deadline, "the store has not heard of it: {}", host.ok("get wep -A"));
+    }
 }
 
 #[test]
@@ -335,4 +381,77 @@ fn a_link_that_is_absent_is_named_and_not_each_of_its_settings() {
     assert_eq!(pending, ["link tapabsent", "neighbour 10.65.0.29 on tapabsent", "route 10.65.0.29/32"]);
     ip(&format!("-n {} tuntap add tapabsent mode tap", host.name));
     host.wait("in force", |status| status["direct_routes"]["ready"] == 1 && status["pending"] == serde_json::json!({}));
+}
+
+#[test]
+fn a_route_goes_only_once_its_withdrawal_is_told_and_other_work_goes_on_meanwhile() {
+    let mut host = Host::new("withdraw");
+    std::fs::create_dir(host.path("run")).unwrap();
+    let mut speaker = FakeSpeaker::listen(&host.path("run/bgp.sock"));
+    host.start("agent", "lasthop-agent.service");
+    host.wait("in sync", |status| status["store"]["state"] == "in-sync");
+    std::fs::write(host.path("r.yaml"), RESOURCES).unwrap();
+    host.ok("apply -f r.yaml");
+    speaker.accept();
+    speaker.hear_until(|message| *message == ToSpeaker::Complete);
+    speaker.say(&ToAgent::LearnedInSync);
+    let is = |wanted: &'static str| move |message: &ToSpeaker| matches!(message, ToSpeaker::Advertise(prefixes) if prefixes.iter().any(|p| p.to_string() == wanted));
+    let attach =
+        r#""op":"attach","name":"vm1","link":{"adopt":{"ifname":"tapa429fb36-04"}},"addresses":["10.65.0.24"]"#;
+    let detach = r#""op":"detach","name":"vm1""#;
+    let (mut one, mut other) = (host.caller(), host.caller());
+    let mut attached = |speaker: &mut FakeSpeaker| {
+        one.ask(attach);
+        assert_eq!(one.answer()["ok"]["programmed"], serde_json::json!(["10.65.0.24/32"]));
+        speaker.hear_until(is("10.65.0.24/32"));
+    };
+    // The route stands, and everybody else is answered, as long as the withdrawal is not told.
+    let mut stands = |leaving: &mut Caller, when: &str| {
+        other.ask(r#""op":"attach","name":"vm2","link":{"adopt":{"ifname":"tap-never"}},"addresses":["10.65.0.26"]"#);
+        assert_eq!(other.answer()["ok"]["link"], "tap-never", "{when}");
+        let route = host.kernel_route("10.65.0.24");
+        assert!(!leaving.is_answered(), "{when}: answered before the withdrawal was told");
+        assert!(route.contains("tapa429fb36-04"), "{when}: the route went before its withdrawal was told: {route}");
+    };
+    let goes = |leaving: &mut Caller, when: &str| {
+        assert_eq!(leaving.answer()["ok"]["existed"], true, "{when}");
+        assert_eq!(host.kernel_route("10.65.0.24"), "", "{when}");
+    };
+
+    attached(&mut speaker);
+    let mut leaving = host.caller();
+    leaving.ask(detach);
+    let (seq, prefixes) = speaker.withdrawal();
+    assert_eq!(prefixes, ["10.65.0.24/32"]);
+    stands(&mut leaving, "a speaker that takes its time");
+    speaker.say(&ToAgent::Withdrawn { seq });
+    goes(&mut leaving, "a speaker that has told its peers");
+
+    attached(&mut speaker);
+    speaker.cut();
+    leaving.ask(detach);
+    stands(&mut leaving, "the line is cut");
+    speaker.accept();
+    let told = speaker.hear_until(|message| *message == ToSpeaker::Complete);
+    assert!(!told.iter().any(is("10.65.0.24/32")), "advertised again on its way out: {told:?}");
+    let (seq, _) = speaker.withdrawal();
+    stands(&mut leaving, "the line is back");
+    speaker.say(&ToAgent::Withdrawn { seq });
+    goes(&mut leaving, "told by the line that came back");
+    speaker.say(&ToAgent::LearnedInSync);
+
+    attached(&mut speaker);
+    leaving.ask(detach);
+    speaker.withdrawal();
+    stands(&mut leaving, "a speaker that hangs");
+    goes(&mut leaving, "a speaker that hangs is not waited for without end");
+
+    // Taken back before it was told: advertised anew, and never away.
+    attached(&mut speaker);
+    leaving.ask(detach);
+    let (seq, _) = speaker.withdrawal();
+    attached(&mut speaker);
+    speaker.say(&ToAgent::Withdrawn { seq });
+    stands(&mut host.caller(), "attached again");
+    assert_eq!(leaving.answer()["ok"]["existed"], true);
 }

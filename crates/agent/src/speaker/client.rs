@@ -61,6 +61,8 @@ pub struct Client {
     unanswered: BTreeSet<u64>,
     pause: Duration,
     told: bool,
+    /// The last try to connect found nobody listening.
+    nobody: bool,
 }
 
 #[derive(Debug)]
@@ -110,6 +112,7 @@ impl Client {
             unanswered: BTreeSet::new(),
             pause: FIRST_PAUSE,
             told: false,
+            nobody: false,
         }
     }
 
@@ -123,6 +126,12 @@ impl Client {
     #[must_use]
     pub fn is_connected(&self) -> bool {
         matches!(self.line, Line::Up(_))
+    }
+
+    /// Whether no speaker is running, as far as the last try to connect could tell.
+    #[must_use]
+    pub fn is_nobody_there(&self) -> bool {
+        self.nobody
     }
 
     /// Sends a message; never waits. Without a line it is dropped, because everything is to be sent again at
@@ -152,7 +161,10 @@ impl Client {
             let result = match &mut self.line {
                 Line::Down { next_try } => {
                     tokio::time::sleep_until(*next_try).await;
-                    match UnixStream::connect(&self.path).await {
+                    let connected = UnixStream::connect(&self.path).await;
+                    let refused = [io::ErrorKind::ConnectionRefused, io::ErrorKind::NotFound];
+                    self.nobody = connected.as_ref().is_err_and(|error| refused.contains(&error.kind()));
+                    match connected {
                         Ok(stream) => self.greet(stream),
                         Err(error) => Err(Cut::Io(error)),
                     }
