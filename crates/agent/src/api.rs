@@ -219,6 +219,9 @@ pub struct Status {
     pub findings: BTreeMap<String, String>,
     /// Kernel objects that are not as they ought to be, and why.
     pub pending: BTreeMap<String, String>,
+    /// Routes of ours that yield to another program's, by design, and to whose.
+    #[serde(default)]
+    pub yielding: BTreeMap<String, String>,
     /// Packets the guard dropped, by reason.
     pub drops: BTreeMap<String, u64>,
 }
@@ -301,6 +304,9 @@ pub struct RouteState {
     pub in_kernel: bool,
     /// Why not.
     pub pending: Option<String>,
+    /// What other program's route it yields to.
+    #[serde(default)]
+    pub yields: Option<String>,
     /// Whether it is advertised.
     pub advertised: bool,
 }

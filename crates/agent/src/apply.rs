@@ -61,6 +61,10 @@ impl Agent {
     fn forget_reasons(&mut self, changes: &Changes, everything: bool) {
         if everything {
             self.pending.clear();
+            self.yielding.clear();
+        }
+        if !self.yielding.is_empty() {
+            self.yielding.retain(|prefix, _| !changes.routes.contains(prefix));
         }
         if self.pending.is_empty() {
             return;
@@ -207,9 +211,14 @@ impl Agent {
     /// Remembers which routes are in force.
     fn acknowledge(&mut self, outcome: &Outcome<Prefix>) {
         self.programmed.extend(outcome.done.iter().copied());
-        for prefix in outcome.removed.iter().chain(outcome.failed.keys()).chain(outcome.pending.keys()) {
+        let not_ours = outcome.pending.keys().chain(outcome.yielding.keys());
+        for prefix in outcome.removed.iter().chain(outcome.failed.keys()).chain(not_ours) {
             self.programmed.remove(prefix);
         }
+        if !self.yielding.is_empty() {
+            self.yielding.retain(|prefix, _| !outcome.done.contains(prefix));
+        }
+        self.yielding.extend(&outcome.yielding);
     }
 
     fn count<K: Ord>(&mut self, table: &str, outcome: &Outcome<K>, name: impl Fn(&K) -> String) {

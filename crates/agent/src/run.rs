@@ -22,6 +22,7 @@ use crate::{http, readable, stores};
 use anyhow::Context;
 use lasthop_compute::{Changes, Engine, Event};
 use lasthop_kernel::netlink::{Protocol, Socket};
+use lasthop_kernel::reconcile::Foreign;
 use lasthop_kernel::{Kernel, KernelConfig};
 use lasthop_model::{EndpointKey, Key, Kind, Resource};
 use lasthop_net::{IfName, Prefix};
@@ -75,6 +76,8 @@ pub(crate) struct Agent {
     pub(crate) unpublishable: BTreeMap<EndpointKey, String>,
     /// What is not as it ought to be in the kernel, and why.
     pub(crate) pending: BTreeMap<String, String>,
+    /// Routes that yield to another program's, and to whose.
+    pub(crate) yielding: BTreeMap<Prefix, Foreign>,
     pub(crate) drift: VecDeque<Drift>,
     pub(crate) writes: u64,
     /// Keys to look at in the next cycle, beside what the engine names.
@@ -199,6 +202,7 @@ async fn start(config: Config) -> anyhow::Result<Started> {
         leaving: BTreeMap::new(),
         unpublishable: BTreeMap::new(),
         pending: BTreeMap::new(),
+        yielding: BTreeMap::new(),
         drift: VecDeque::new(),
         writes: 0,
         look: Look::Again,

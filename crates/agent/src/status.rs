@@ -92,7 +92,8 @@ impl Agent {
     fn status(&mut self) -> Status {
         let desired = self.engine.desired();
         let count = |wanted: fn(&Route) -> bool| {
-            let of_kind = desired.routes.iter().filter(|(_, route)| wanted(route));
+            let ours = |prefix: &Prefix| !self.yielding.contains_key(prefix);
+            let of_kind = desired.routes.iter().filter(|(prefix, route)| wanted(route) && ours(prefix));
             of_kind.fold(Count::default(), |count, (prefix, _)| Count {
                 ready: count.ready + usize::from(self.programmed.contains(prefix)),
                 total: count.total + 1,
@@ -120,6 +121,7 @@ impl Agent {
             drift: self.drift.iter().cloned().collect(),
             findings,
             pending: self.pending.clone(),
+            yielding: self.yielding.iter().map(|(prefix, to)| (format!("route {prefix}"), to.to_string())).collect(),
             drops: self.kernel.drops(),
         }
     }
@@ -186,6 +188,7 @@ impl Agent {
                 because,
                 in_kernel: self.programmed.contains(prefix),
                 pending: self.pending.get(&format!("route {prefix}")).cloned(),
+                yields: self.yielding.get(prefix).map(ToString::to_string),
                 advertised: self.voice.advertised().contains(prefix),
             }
         };

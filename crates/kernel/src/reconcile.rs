@@ -96,6 +96,24 @@ pub enum Want<V> {
     Nothing,
     /// Nothing as long as something else is missing; the key is looked at again when told so.
     Pending(Pending),
+    /// Nothing as long as another program's object is there; the key is looked at again when told so.
+    Yields(Foreign),
+}
+
+/// Whose object ours yields to. Nothing is missing then: it is so by design, until that goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Foreign {
+    /// The protocol number of its route.
+    pub protocol: RouteProtocol,
+}
+
+impl fmt::Display for Foreign {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match crate::routes::protocol_name(self.protocol) {
+            Some(name) => write!(f, "a foreign route ({name}) is in place"),
+            None => write!(f, "a foreign route (protocol {}) is in place", self.protocol.0),
+        }
+    }
 }
 
 /// Why something desired cannot be in force yet. It will be as soon as the reason goes; nothing has failed.
@@ -112,11 +130,6 @@ pub enum Pending {
         /// What the kernel says to it.
         why: String,
     },
-    /// Another program has a route for the prefix, and ours yields.
-    ForeignRoute {
-        /// Its protocol number.
-        protocol: u8,
-    },
     /// This kernel has no such setting.
     Unsupported,
 }
@@ -127,10 +140,6 @@ impl fmt::Display for Pending {
             Self::LinkAbsent(name) => write!(f, "link {name} is absent"),
             Self::LinkDown(name) => write!(f, "link {name} is down"),
             Self::NextHopUnreachable { next_hop, why } => write!(f, "next hop {next_hop} is unreachable: {why}"),
-            Self::ForeignRoute { protocol } => match crate::routes::protocol_name(RouteProtocol(*protocol)) {
-                Some(name) => write!(f, "a foreign route ({name}) is in place"),
-                None => write!(f, "a foreign route (protocol {protocol}) is in place"),
-            },
             Self::Unsupported => f.write_str("this kernel has no such setting"),
         }
     }
@@ -147,6 +156,8 @@ pub struct Outcome<K> {
     pub failed: BTreeMap<K, Error>,
     /// Desired but not possible yet.
     pub pending: BTreeMap<K, Pending>,
+    /// Desired, but another program's comes first.
+    pub yielding: BTreeMap<K, Foreign>,
     /// Keys written: zero if everything was right.
     pub writes: usize,
 }
@@ -158,6 +169,7 @@ impl<K> Default for Outcome<K> {
             removed: BTreeSet::new(),
             failed: BTreeMap::new(),
             pending: BTreeMap::new(),
+            yielding: BTreeMap::new(),
             writes: 0,
         }
     }
@@ -293,8 +305,10 @@ impl<T: Table> Reconciler<T> {
                     if actual.is_some() || unknown {
                         plan.remove.push(key.clone());
                     }
-                    if let Want::Pending(why) = nothing {
-                        outcome.pending.insert(key, why);
+                    match nothing {
+                        Want::Pending(why) => drop(outcome.pending.insert(key, why)),
+                        Want::Yields(foreign) => drop(outcome.yielding.insert(key, foreign)),
+                        _ => {}
                     }
                 }
             }

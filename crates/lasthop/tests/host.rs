@@ -384,6 +384,30 @@ fn a_link_that_is_absent_is_named_and_not_each_of_its_settings() {
 }
 
 #[test]
+fn a_route_that_yields_is_settled_and_comes_when_the_other_goes() {
+    let mut host = Host::new("yields");
+    ip(&format!("-n {} route add 10.65.0.0/16 dev eth0 scope link", host.name));
+    host.start("bgp", "lasthop-bgp.service");
+    host.start("agent", "lasthop-agent.service");
+    host.wait("in sync", |status| status["store"]["state"] == "in-sync" && status["speaker"]["state"] == "connected");
+    std::fs::write(host.path("r.yaml"), RESOURCES).unwrap();
+    host.ok("apply -f r.yaml");
+    host.wait("the pool's route yields", |status| {
+        status["yielding"]["route 10.65.0.0/16"] == "a foreign route (boot) is in place"
+    });
+    assert_eq!(host.json("status")["pending"], serde_json::json!({}), "nothing is missing");
+    let line = host.ok("routes").lines().find(|line| line.starts_with("10.65.0.0/16")).unwrap().to_owned();
+    assert!(line.ends_with("yields  a foreign route (boot) is in place"), "{line}");
+    ip(&format!("-n {} route del 10.65.0.0/16 dev eth0", host.name));
+    host.wait("ours is in its place", |status| status["yielding"] == serde_json::json!({}));
+    assert!(host.kernel_route("10.65.0.0/16").starts_with("unreachable"), "{}", host.kernel_route("10.65.0.0/16"));
+    ip(&format!("-n {} route replace 10.65.0.0/16 dev eth0 scope link", host.name));
+    host.wait("yields again", |status| status["yielding"].as_object().unwrap().len() == 1);
+    host.ok("delete ippool workloads");
+    host.wait("the pool is gone", |status| status["yielding"] == serde_json::json!({}));
+}
+
+#[test]
 fn a_route_goes_only_once_its_withdrawal_is_told_and_other_work_goes_on_meanwhile() {
     let mut host = Host::new("withdraw");
     std::fs::create_dir(host.path("run")).unwrap();

@@ -24,7 +24,7 @@ pub(crate) use nexthop::{RTM_DELNEXTHOP, RTM_NEWNEXTHOP};
 use crate::Error;
 use crate::link::{Admin, Links};
 use crate::netlink::{Protocol, Received, Socket};
-use crate::reconcile::{Outcome, Pending, Reconciler, Scope, Want};
+use crate::reconcile::{self, Outcome, Pending, Reconciler, Scope, Want};
 use foreign::Foreign;
 use lasthop_compute::{Desired, Route};
 use lasthop_net::{IfIndex, IfName, Metric, Prefix, RouteProtocol, TableId};
@@ -206,14 +206,11 @@ impl Routes {
         let Self { table, foreign, sets, waiting, .. } = self;
         let want = |prefix: &Prefix| {
             let Some(route) = desired.routes.get(prefix) else { return Want::Nothing };
-            let shape = match route {
-                Route::Direct { link } => direct(link, links),
-                _ if !foreign.at(*prefix).is_empty() => {
-                    let protocol = foreign.at(*prefix)[0].protocol.0;
-                    Err(Pending::ForeignRoute { protocol })
-                }
-                Route::Unreachable => Ok(Shape::Unreachable),
-                Route::Remote { .. } => match sets.object(*prefix) {
+            let shape = match (route, foreign.at(*prefix).first()) {
+                (Route::Direct { link }, _) => direct(link, links),
+                (_, Some(entry)) => return Want::Yields(reconcile::Foreign { protocol: entry.protocol }),
+                (Route::Unreachable, None) => Ok(Shape::Unreachable),
+                (Route::Remote { .. }, None) => match sets.object(*prefix) {
                     Some(Ok(next_hop)) => Ok(Shape::Via { next_hop }),
                     Some(Err((next_hop, why))) => Err(Pending::NextHopUnreachable { next_hop, why }),
                     None => return Want::Nothing,

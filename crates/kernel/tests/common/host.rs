@@ -118,6 +118,7 @@ pub struct Pass {
     pub writes: usize,
     pub failed: Vec<String>,
     pub pending: Vec<String>,
+    pub yielding: Vec<String>,
 }
 
 /// All passes in order, over everything or over what is due.
@@ -131,6 +132,7 @@ pub fn sync(kernel: &mut Kernel, wanted: &Wanted, everything: Everything) -> Pas
             pass.writes += outcome.writes;
             pass.failed.extend(outcome.failed.iter().map(|(key, error)| format!("{key:?}: {error}")));
             pass.pending.extend(outcome.pending.iter().map(|(key, why)| format!("{key:?}: {why}")));
+            pass.yielding.extend(outcome.yielding.iter().map(|(key, to)| format!("{key:?}: {to}")));
         };
     }
     run!(remove_routes);

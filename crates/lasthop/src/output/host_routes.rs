@@ -56,11 +56,12 @@ pub(crate) fn merge(listed: &[ListedRoute], wanted: &[RouteState]) -> Vec<HostRo
             metric: Some(route.metric),
             in_kernel: true,
             because: reason.map(|route| route.because.clone()),
-            pending: reason.and_then(|route| route.pending.clone()),
+            pending: reason.and_then(|route| route.pending.clone().or_else(|| route.yields.clone())),
         });
     }
     for route in wanted.into_values().filter(|route| !there.contains(&route.prefix)) {
         let gateways = route.next_hops.iter().map(|hop| HostWay { gateway: Some(hop.to_string()), link: None });
+        let why = route.pending.clone().or_else(|| route.yields.clone());
         let link = route.link.iter().map(|link| HostWay { gateway: None, link: Some(link.clone()) });
         merged.push(HostRoute {
             prefix: route.prefix.clone(),
@@ -70,7 +71,7 @@ pub(crate) fn merge(listed: &[ListedRoute], wanted: &[RouteState]) -> Vec<HostRo
             metric: None,
             in_kernel: false,
             because: Some(route.because.clone()),
-            pending: Some(route.pending.clone().unwrap_or_else(|| "not in the kernel yet".into())),
+            pending: Some(why.unwrap_or_else(|| "not in the kernel yet".into())),
         });
     }
     merged
@@ -135,6 +136,7 @@ mod tests {
             because: because.into(),
             in_kernel: pending.is_none(),
             pending: pending.map(str::to_owned),
+            yields: None,
             advertised: false,
         }
     }

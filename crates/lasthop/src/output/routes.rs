@@ -23,7 +23,7 @@ pub(crate) fn routes(routes: &[RouteState], format: Format, paint: Paint) -> Str
         if wide {
             row.push(if route.advertised { "yes" } else { "no" }.into());
         }
-        row.push(route.pending.as_deref().unwrap_or_default().into());
+        row.push(route.pending.as_deref().or(route.yields.as_deref()).unwrap_or_default().into());
         sheet.row(row);
     }
     if sheet.is_empty() { "no routes: no workload here, and none learned\n".to_owned() } else { sheet.draw(paint, 0) }
@@ -38,10 +38,10 @@ fn via(route: &RouteState) -> String {
 
 fn kernel(route: &RouteState) -> Cell {
     match (&route.pending, route.in_kernel) {
+        _ if route.yields.is_some() => Cell::new(Tone::Good, "yields"),
         (None, true) => Cell::new(Tone::Good, "yes"),
         // Something of ours is there, but not what is wanted.
         (Some(_), true) => Cell::new(Tone::Wait, "other"),
-        (Some(reason), false) if reason.contains("foreign") => Cell::new(Tone::Bad, "foreign"),
         (_, false) => Cell::new(Tone::Wait, "pending"),
     }
 }
@@ -59,6 +59,7 @@ mod tests {
             because: String::new(),
             in_kernel: true,
             pending: None,
+            yields: None,
             advertised: false,
         }
     }
@@ -81,7 +82,7 @@ mod tests {
                 next_hops: vec!["fd00::7e".parse().unwrap()],
                 because: "BGP".into(),
                 in_kernel: false,
-                pending: Some("a foreign route (static) is in place".into()),
+                yields: Some("a foreign route (static) is in place".into()),
                 ..route("fd65::21/128", "remote")
             },
             RouteState {
@@ -96,7 +97,7 @@ mod tests {
 PREFIX         KIND    VIA                            BECAUSE OF   KERNEL   WHY NOT
 10.65.0.24/32  direct  dev tapa429fb36-04             default/vm1  yes      -
 10.65.0.21/32  remote  172.18.203.126,172.18.203.129  BGP          yes      -
-fd65::21/128   remote  fd00::7e                       BGP          foreign  a foreign route (static) is in place
+fd65::21/128   remote  fd00::7e                       BGP          yields   a foreign route (static) is in place
 10.65.0.9/32   direct  dev tap9                       default/vm9  pending  link tap9 is absent
 ";
         assert_eq!(routes(&all, Format::Table, Paint::OFF), table);

@@ -44,6 +44,7 @@ pub(crate) fn status(status: &Status, workloads: &[Workload], now: Now, paint: P
         section(&mut text, paint, "BGP sessions", &peers(&status.speaker.peers));
     }
     section(&mut text, paint, "Not in force", &reasons(&["OBJECT", "WHY"], &status.pending));
+    section(&mut text, paint, "Yields to another program", &reasons(&["OBJECT", "WHY"], &status.yielding));
     section(&mut text, paint, "Findings", &reasons(&["OBJECT", "WHY"], &status.findings));
     let mut repaired = Sheet::new(&["WHEN", "OBJECT", "WHAT WAS DONE"]);
     for drift in status.drift.iter().rev().take(REPAIRS_SHOWN) {
@@ -184,6 +185,7 @@ mod tests {
             drift: vec![],
             findings: BTreeMap::new(),
             pending: BTreeMap::new(),
+            yielding: BTreeMap::new(),
             drops: BTreeMap::from([("spoofed".to_owned(), 0)]),
         }
     }
@@ -233,6 +235,7 @@ BGP sessions
         host.speaker.peers[0].error = Some("peer's AS is 64513, expected 64512".into());
         host.workloads.ready = 1;
         host.findings.insert("default/vm2".into(), "address 10.65.0.24 is taken by default/vm1".into());
+        host.yielding.insert("route 10.65.0.0/16".into(), "a foreign route (kernel) is in place".into());
         host.pending.insert("route 10.65.0.24/32".into(), "link tapa429fb36-04 is absent".into());
         for number in 0..7 {
             let action = "put back".to_owned();
@@ -258,6 +261,10 @@ BGP sessions
 Not in force
   OBJECT               WHY
   route 10.65.0.24/32  link tapa429fb36-04 is absent
+
+Yields to another program
+  OBJECT              WHY
+  route 10.65.0.0/16  a foreign route (kernel) is in place
 
 Findings
   OBJECT       WHY
