@@ -14,6 +14,9 @@ pub struct Desired {
     pub links: BTreeMap<IfName, Link>,
     /// Routes of the main table.
     pub routes: BTreeMap<Prefix, Route>,
+    /// Where else an address of a local workload is, as BGP has learned: the way to it while the workload's link is absent.
+    /// A workload that has left, or has yet to come, does not keep its traffic from where it is.
+    pub elsewhere: BTreeMap<Prefix, Route>,
     /// Metric of every route in [`Self::routes`].
     pub metric: Metric,
     /// Permanent neighbour entries.

@@ -224,11 +224,13 @@ impl Engine {
 
     fn refresh_route(&mut self, prefix: Prefix) {
         let direct = matches!(self.desired.routes.get(&prefix), Some(Route::Direct { .. }));
-        if !direct {
-            match indirect(&self.snapshot, &self.settings, prefix) {
-                Some(route) => self.desired.routes.insert(prefix, route),
-                None => self.desired.routes.remove(&prefix),
-            };
+        let indirect = indirect(&self.snapshot, &self.settings, prefix);
+        self.desired.elsewhere.remove(&prefix);
+        match (direct, indirect) {
+            (true, Some(route)) => drop(self.desired.elsewhere.insert(prefix, route)),
+            (true, None) => {}
+            (false, Some(route)) => drop(self.desired.routes.insert(prefix, route)),
+            (false, None) => drop(self.desired.routes.remove(&prefix)),
         }
         self.changes.routes.insert(prefix);
         let known = self.desired.advertise.contains(&prefix);
@@ -267,6 +269,7 @@ impl Engine {
         let changes = &mut self.changes;
         changed(&mut changes.links, &before.links, &after.links);
         changed(&mut changes.routes, &before.routes, &after.routes);
+        changed(&mut changes.routes, &before.elsewhere, &after.elsewhere);
         changed(&mut changes.neighbours, &before.neighbours, &after.neighbours);
         changed(&mut changes.sysctls, &before.sysctls, &after.sysctls);
         changes.sources.extend(before.sources.symmetric_difference(&after.sources).cloned());

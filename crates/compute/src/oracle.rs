@@ -36,8 +36,10 @@ pub fn desired(snapshot: &Snapshot, node: &NodeName) -> Desired {
         }
     }
     for prefix in snapshot.learned.keys().chain(snapshot.pools.values().map(|p| &p.prefix)) {
-        if !desired.routes.contains_key(prefix) {
-            desired.routes.extend(indirect(snapshot, &settings, *prefix).map(|route| (*prefix, route)));
+        let route = indirect(snapshot, &settings, *prefix).map(|route| (*prefix, route));
+        match desired.routes.get(prefix) {
+            Some(Route::Direct { .. }) => desired.elsewhere.extend(route),
+            _ => desired.routes.extend(route),
         }
     }
     let host_routes = desired.routes.iter().filter(|(_, route)| matches!(route, Route::Direct { .. }));

@@ -139,7 +139,8 @@ impl Follower {
             }
         }
         copy(changes.links, &desired.links, &mut self.0.links);
-        copy(changes.routes, &desired.routes, &mut self.0.routes);
+        copy(changes.routes.clone(), &desired.routes, &mut self.0.routes);
+        copy(changes.routes, &desired.elsewhere, &mut self.0.elsewhere);
         copy(changes.neighbours, &desired.neighbours, &mut self.0.neighbours);
         copy(changes.sysctls, &desired.sysctls, &mut self.0.sysctls);
         copy_set(changes.sources, &desired.sources, &mut self.0.sources);

@@ -96,6 +96,8 @@ pub enum Want<V> {
     Nothing,
     /// Nothing as long as something else is missing; the key is looked at again when told so.
     Pending(Pending),
+    /// This instead of what is desired, as long as something else is missing. The key counts as pending, not as done.
+    Meanwhile(V, Pending),
     /// Nothing as long as another program's object is there; the key is looked at again when told so.
     Yields(Foreign),
 }
@@ -296,7 +298,14 @@ impl<T: Table> Reconciler<T> {
         for key in keys {
             let unknown = self.unknown.contains(&key);
             let actual = self.actual.get(&key);
-            match want(&key) {
+            let wanted = match want(&key) {
+                Want::Meanwhile(value, why) => {
+                    outcome.pending.insert(key.clone(), why);
+                    Want::Value(value)
+                }
+                wanted => wanted,
+            };
+            match wanted {
                 Want::Value(value) if actual == Some(&value) && !unknown => {
                     outcome.done.insert(key);
                 }
@@ -317,6 +326,7 @@ impl<T: Table> Reconciler<T> {
         if !plan.is_empty() {
             self.carry_out(plan, &mut outcome);
         }
+        outcome.done.retain(|key| !outcome.pending.contains_key(key));
         outcome
     }
 

@@ -329,6 +329,46 @@ fn foreign_routes_stay_and_learned_ones_yield_to_them() {
 }
 
 #[test]
+fn a_workload_whose_link_is_absent_leaves_its_address_to_where_else_it_is() {
+    let host = Host::new();
+    let wanted = Wanted::default()
+        .workload("lh1", &["10.65.0.2", "fd00:65::2"], MAC)
+        .elsewhere("10.65.0.2/32", &["172.31.0.2"])
+        .elsewhere("fd00:65::2/128", &["fd00:31::2", "fd00:31::3"])
+        .unreachable("10.65.0.0/16");
+    let remote = |when: &str| {
+        assert!(host.sh("ip route get 10.65.0.2").contains("via 172.31.0.2"), "{when}");
+        assert!(host.sh("ip -6 route get fd00:65::2").contains("via fd00:31::"), "{when}");
+    };
+    let local = |when: &str| {
+        assert_eq!(host.sh("ip route show 10.65.0.2"), "10.65.0.2 dev lh1 proto 76 scope link", "{when}");
+        assert!(host.sh("ip -6 route show fd00:65::2").starts_with("fd00:65::2 dev lh1 proto 76"), "{when}");
+    };
+    host.scratch.run(|| {
+        let mut kernel = host.kernel();
+        let pass = sync(&mut kernel, &wanted, Everything::Yes);
+        remote("before the link comes");
+        let says = |address: &str| pass.pending.contains(&format!("{address}: link lh1 is absent"));
+        assert!(says("10.65.0.2/32") && says("fd00:65::2/128"), "not taken for the workload's own route: {pass:?}");
+        assert_eq!(sync(&mut kernel, &wanted, Everything::Yes).writes, 0);
+        for round in ["it comes", "it comes again"] {
+            host.workload("lh1");
+            repair(&mut kernel, &wanted);
+            repair(&mut kernel, &wanted);
+            settle(&mut kernel, &wanted);
+            local(round);
+            host.sh("ip link del lh1");
+            repair(&mut kernel, &wanted);
+            remote("after it went");
+        }
+        // Nobody else has it any more: as if nothing had been learned.
+        let alone = Wanted::default().workload("lh1", &["10.65.0.2", "fd00:65::2"], MAC).unreachable("10.65.0.0/16");
+        sync(&mut kernel, &alone, Everything::Yes);
+        assert_eq!(host.sh("ip route show 10.65.0.2; ip -6 route show fd00:65::2; ip nexthop"), "");
+    });
+}
+
+#[test]
 fn the_local_workload_wins_and_the_remote_route_shows_when_it_goes() {
     let host = Host::new();
     host.workload("lh1");

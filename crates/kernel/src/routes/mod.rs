@@ -2,6 +2,7 @@
 //!
 //! Follows net/ipv4/fib_trie.c, net/ipv6/ip6_fib.c and net/ipv4/nexthop.c:
 //! * a direct route takes the place of whatever has its key; a learned one yields to another program's route of the prefix;
+//! * a workload whose link is absent leaves its address to where else BGP says that it is;
 //! * learned routes go through next hop objects, which exist before and go after the routes;
 //! * a link that goes down, or loses its carrier, takes IPv4 routes and next hop objects with it *without a word*: what
 //!   went is concluded from the link's announcement.
@@ -123,7 +124,7 @@ impl Routes {
         };
         keys.append(&mut self.table.take_due());
         for prefix in &keys {
-            let next_hops = match desired.routes.get(prefix) {
+            let next_hops = match in_force(desired, links, *prefix) {
                 Some(Route::Remote { next_hops }) => Some(next_hops),
                 _ => None,
             };
@@ -205,7 +206,14 @@ impl Routes {
     fn sync_table(&mut self, keys: BTreeSet<Prefix>, desired: &Desired, links: &Links) -> Outcome<Prefix> {
         let Self { table, foreign, sets, waiting, .. } = self;
         let want = |prefix: &Prefix| {
-            let Some(route) = desired.routes.get(prefix) else { return Want::Nothing };
+            let Some(route) = in_force(desired, links, *prefix) else { return Want::Nothing };
+            let absent = match desired.routes.get(prefix) {
+                Some(Route::Direct { link }) if links.get(link).is_none() => Some(link),
+                _ => None,
+            };
+            if let Some(link) = absent {
+                waiting.entry(link.clone()).or_default().insert(*prefix);
+            }
             let shape = match (route, foreign.at(*prefix).first()) {
                 (Route::Direct { link }, _) => direct(link, links),
                 (_, Some(entry)) => return Want::Yields(reconcile::Foreign { protocol: entry.protocol }),
@@ -217,9 +225,15 @@ impl Routes {
                 },
             };
             match shape {
-                Ok(shape) => Want::Value(OwnRoute { metric: wire_metric(prefix.family(), desired.metric), shape }),
+                Ok(shape) => {
+                    let value = OwnRoute { metric: wire_metric(prefix.family(), desired.metric), shape };
+                    match absent {
+                        Some(link) => Want::Meanwhile(value, Pending::LinkAbsent(link.clone())),
+                        None => Want::Value(value),
+                    }
+                }
                 Err(why) => {
-                    if let Pending::LinkAbsent(link) | Pending::LinkDown(link) = &why {
+                    if let Pending::LinkDown(link) = &why {
                         waiting.entry(link.clone()).or_default().insert(*prefix);
                     }
                     Want::Pending(why)
@@ -398,6 +412,16 @@ impl Routes {
     /// Whether a direct route of ours goes by this link.
     pub(crate) fn uses(&self, index: IfIndex) -> bool {
         self.table.actual().values().any(|route| matches!(route.shape, Shape::Direct { link } if link == index))
+    }
+}
+
+/// The route of a prefix: of a workload whose link is absent, the one to where else it is.
+fn in_force<'a>(desired: &'a Desired, links: &Links, prefix: Prefix) -> Option<&'a Route> {
+    match desired.routes.get(&prefix)? {
+        direct @ Route::Direct { link } if links.get(link).is_none() => {
+            Some(desired.elsewhere.get(&prefix).unwrap_or(direct))
+        }
+        route => Some(route),
     }
 }
 

@@ -106,6 +106,13 @@ impl Wanted {
         self
     }
 
+    /// A workload's address is elsewhere, too.
+    pub fn elsewhere(mut self, to: &str, next_hops: &[&str]) -> Self {
+        let next_hops = next_hops.iter().map(|hop| hop.parse().unwrap()).collect();
+        self.0.elsewhere.insert(prefix(to), Route::Remote { next_hops });
+        self
+    }
+
     pub fn unreachable(mut self, to: &str) -> Self {
         self.0.routes.insert(prefix(to), Route::Unreachable);
         self
