@@ -49,7 +49,8 @@ impl Engine {
         };
         let reach = self.snapshot.take(&self.node, event);
         match reach {
-            Reach::Nothing => {}
+            // Nothing of the output is made of policy yet.
+            Reach::Nothing | Reach::Policy(_) => {}
             Reach::Endpoint { key, before } => self.endpoint_changed(&key, before.as_ref()),
             Reach::Route(prefix) => self.refresh_route(prefix),
             Reach::Bgp => self.refresh_bgp(),

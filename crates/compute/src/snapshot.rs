@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 /// A change of what is known. Events may come coalesced, repeated, stale or as deletes of nothing: each
 /// carries the whole value, and nothing is concluded from their order.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// A resource is as given.
     Put(Key, Resource),
@@ -33,7 +33,7 @@ pub enum Event {
 }
 
 /// All that is known.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
     /// Nodes.
     pub nodes: BTreeMap<NodeName, Node>,
@@ -49,6 +49,9 @@ pub struct Snapshot {
     pub overlays: BTreeMap<SettingsScope, Overlay>,
     /// Learned paths.
     pub learned: BTreeMap<Prefix, BTreeSet<IpAddr>>,
+    /// What policy is made of: policies, tiers, profiles, network sets, host endpoints, labels of namespaces and
+    /// service accounts, endpoint slices.
+    pub policy: BTreeMap<Key, Resource>,
     /// Quarantined resources.
     pub invalid: BTreeMap<Key, String>,
 }
@@ -60,6 +63,7 @@ pub(crate) enum Reach {
     Endpoint { key: EndpointKey, before: Option<WorkloadEndpoint> },
     Route(Prefix),
     Bgp,
+    Policy(Key),
     Everything,
 }
 
@@ -129,6 +133,16 @@ impl Snapshot {
                 self.overlays.insert(scope, overlay);
                 Reach::Everything
             }
+            Resource::Policy(_)
+            | Resource::Tier(_)
+            | Resource::Profile(_)
+            | Resource::NetworkSet(_)
+            | Resource::HostEndpoint(_)
+            | Resource::Labelled(_)
+            | Resource::EndpointSlice(_) => {
+                self.policy.insert(key.clone(), resource);
+                Reach::Policy(key.clone())
+            }
         }
     }
 
@@ -165,6 +179,24 @@ impl Snapshot {
                 self.overlays.retain(|scope, _| scope.name() != key.name);
                 Reach::Everything
             }
+            Kind::Tier
+            | Kind::NetworkPolicy
+            | Kind::GlobalNetworkPolicy
+            | Kind::StagedNetworkPolicy
+            | Kind::StagedGlobalNetworkPolicy
+            | Kind::StagedKubernetesNetworkPolicy
+            | Kind::KubernetesNetworkPolicy
+            | Kind::ClusterNetworkPolicy
+            | Kind::Profile
+            | Kind::NetworkSet
+            | Kind::GlobalNetworkSet
+            | Kind::HostEndpoint
+            | Kind::Namespace
+            | Kind::ServiceAccount
+            | Kind::EndpointSlice => match self.policy.remove(key) {
+                Some(_) => Reach::Policy(key.clone()),
+                None => Reach::Nothing,
+            },
         }
     }
 

@@ -315,7 +315,10 @@ fn fields_of(object: &Map<String, Value>, shape: Option<&Shape>) -> &'static [Fi
     match (shape, object.get("kind").and_then(Value::as_str)) {
         (Some(Shape::Table(fields)), _) => fields,
         (None | Some(Shape::Free), Some("List")) => LIST,
-        (None | Some(Shape::Free), Some(kind)) => Kind::from_document(kind).map(v3::fields_of).unwrap_or_default(),
+        (None | Some(Shape::Free), Some(kind)) => {
+            let version = object.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
+            Kind::from_document(kind, version).map(v3::fields_of).unwrap_or_default()
+        }
         _ => &[],
     }
 }

@@ -215,6 +215,30 @@ pub struct Tier {
     pub default_action: TierDefault,
 }
 
+impl Tier {
+    /// The tiers that are always there, by name, order and default action.
+    const BUILT_IN: [(&str, f64, TierDefault); 3] = [
+        ("kube-admin", 1_000.0, TierDefault::Pass),
+        ("default", 1_000_000.0, TierDefault::Deny),
+        ("kube-baseline", 10_000_000.0, TierDefault::Pass),
+    ];
+
+    /// The built-in tier of that name. It is there with a resource or without, and cannot be changed.
+    #[must_use]
+    pub fn built_in(name: &str) -> Option<Self> {
+        Self::all_built_in().find(|tier| tier.name == name)
+    }
+
+    /// The built-in tiers, in their order.
+    pub fn all_built_in() -> impl Iterator<Item = Self> {
+        Self::BUILT_IN.into_iter().map(|(name, order, default_action)| Self {
+            name: name.to_owned(),
+            order: Some(order),
+            default_action,
+        })
+    }
+}
+
 /// `defaultAction` of a tier.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TierDefault {

@@ -1,5 +1,6 @@
 //! Any resource, and what names it.
 
+use crate::policy::{EndpointSlice, HostEndpoint, Labelled, NetworkSet, Policy, Profile, Tier};
 use crate::selector::Selector;
 use crate::{BgpConfiguration, BgpPeer, Invalid, IpPool, Kind, Node, NodeName, WorkloadEndpoint, v3};
 use serde_json::Value;
@@ -27,7 +28,7 @@ impl Key {
 }
 
 /// A valid resource.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Resource {
     /// A node.
     Node(Node),
@@ -46,6 +47,20 @@ pub enum Resource {
         /// The fields that were set.
         overlay: crate::Overlay,
     },
+    /// A policy of any kind; its key says which.
+    Policy(std::sync::Arc<Policy>),
+    /// A tier.
+    Tier(Tier),
+    /// A profile.
+    Profile(Profile),
+    /// A network set, with a namespace or without.
+    NetworkSet(NetworkSet),
+    /// A host endpoint.
+    HostEndpoint(HostEndpoint),
+    /// A namespace or a service account; its key says which.
+    Labelled(Labelled),
+    /// What stands behind a service.
+    EndpointSlice(EndpointSlice),
 }
 
 /// Whom settings are for. What is for one node goes over what is for some, and that over what is for all.
@@ -109,6 +124,13 @@ impl Resource {
             Self::BgpConfiguration(config) => cluster(Kind::BgpConfiguration, config.scope.name()),
             Self::BgpPeer(peer) => cluster(Kind::BgpPeer, peer.name.clone()),
             Self::Settings { scope, .. } => cluster(Kind::FelixConfiguration, scope.name()),
+            Self::Policy(policy) => policy.key.clone(),
+            Self::Tier(tier) => cluster(Kind::Tier, tier.name.clone()),
+            Self::Profile(profile) => cluster(Kind::Profile, profile.name.clone()),
+            Self::NetworkSet(set) => set.key.clone(),
+            Self::HostEndpoint(endpoint) => cluster(Kind::HostEndpoint, endpoint.name.clone()),
+            Self::Labelled(labelled) => labelled.key.clone(),
+            Self::EndpointSlice(slice) => slice.key.clone(),
         }
     }
 }

@@ -71,16 +71,15 @@ items:
 #[test]
 fn what_names_a_resource_is_checked_first() {
     for (text, message) in [
-        (
-            "spec: {}",
-            "f.yaml:1: kind: is missing; write kind: FelixConfiguration, BGPConfiguration, Node, IPPool, BGPPeer, WorkloadEndpoint",
-        ),
-        (
-            "Kind: Node",
-            "f.yaml:1: kind: is missing; write kind (not 'Kind'): FelixConfiguration, BGPConfiguration, Node, IPPool, BGPPeer, WorkloadEndpoint",
-        ),
+        ("spec: {}", "f.yaml:1: kind: is missing; write kind, e.g. kind: NetworkPolicy"),
+        ("Kind: Node", "f.yaml:1: kind: is missing; write kind (not 'Kind'), e.g. kind: NetworkPolicy"),
         ("kind: Node", "f.yaml:1: apiVersion: is missing; write projectcalico.org/v3"),
-        ("apiVersion: v1\nkind: Pod", "f.yaml:1: apiVersion: 'v1' is not supported; kinds of projectcalico.org/v3 are"),
+        ("apiVersion: v1\nkind: Pod", "f.yaml:2: kind: 'Pod' is not a kind of resource"),
+        ("apiVersion: v2\nkind: Pod", "f.yaml:1: apiVersion: 'v2' is not supported; kinds of projectcalico.org/v3 are"),
+        (
+            "apiVersion: v1\nkind: NetworkPolicy",
+            "f.yaml:1: apiVersion: 'v1' is not supported; write projectcalico.org/v3 or networking.k8s.io/v1",
+        ),
         (
             "apiVersion: crd.projectcalico.org/v1\nkind: IPPool",
             "f.yaml:1: apiVersion: 'crd.projectcalico.org/v1' is the form in which Kubernetes stores these; write projectcalico.org/v3",
@@ -90,8 +89,8 @@ fn what_names_a_resource_is_checked_first() {
             "f.yaml:2: kind: 'IpPool' is not a kind of resource; did you mean 'IPPool'?",
         ),
         (
-            "apiVersion: projectcalico.org/v3\nkind: NetworkPolicy",
-            "f.yaml:2: kind: 'NetworkPolicy' is a kind that this version of lasthop does not support",
+            "apiVersion: projectcalico.org/v3\nkind: IPReservation",
+            "f.yaml:2: kind: 'IPReservation' is a kind that this version of lasthop does not support",
         ),
         (
             "apiVersion: projectcalico.org/v3\nkind: Node",

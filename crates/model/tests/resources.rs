@@ -306,6 +306,6 @@ fn kinds_that_are_not_in_force_can_be_checked_but_not_read() {
     check("NetworkSet", "x", json!({"nets": ["10.0.0.1", "fd00::/8"]})).unwrap();
     check("IPAMConfiguration", "default", json!({"strictAffinity": true, "maxBlocksPerHost": 4})).unwrap();
     check("IPPool", "x", json!({"cidr": "10.0.0.0/16"})).unwrap();
-    let error = Resource::parse(&document("Tier", "x", json!({}))).unwrap_err().to_string();
-    assert_eq!(error, "kind: 'Tier' is a kind that this version of lasthop does not support");
+    let error = Resource::parse(&document("BGPFilter", "x", json!({}))).unwrap_err().to_string();
+    assert_eq!(error, "kind: 'BGPFilter' is a kind that this version of lasthop does not support");
 }

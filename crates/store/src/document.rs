@@ -26,7 +26,7 @@ pub(crate) fn normalise(key: &Key, mut document: Value) -> Result<Value, Error> 
     let Value::Object(top) = &mut document else {
         return Err(Error::invalid(key, "the document is not an object"));
     };
-    agree(key, top, "kind", Some(crate::key::kind_name(key.kind)))?;
+    agree(key, top, "kind", Some(key.kind.written()))?;
     let metadata = top.entry("metadata").or_insert_with(|| Value::Object(Map::new()));
     let Value::Object(metadata) = metadata else {
         return Err(Error::invalid(key, "metadata is not an object"));

@@ -3,7 +3,7 @@
 
 use lasthop_model::{Key, Kind};
 
-/// The kind as documents write it.
+/// The kind as keys write it: no other has the same.
 pub(crate) fn kind_name(kind: Kind) -> &'static str {
     kind.name()
 }

@@ -173,7 +173,66 @@ fn columns(kind: Kind) -> Vec<Column> {
             let spec = d.pointer("/spec").and_then(Value::as_object);
             list(spec.into_iter().flatten().map(|(name, value)| format!("{name}={}", plain(value))))
         })],
+        Kind::NetworkPolicy
+        | Kind::StagedNetworkPolicy
+        | Kind::GlobalNetworkPolicy
+        | Kind::StagedGlobalNetworkPolicy => vec![
+            column("TIER", |d| field(d, "/spec/tier").unwrap_or_else(|| "default".into())),
+            column("ORDER", |d| field(d, "/spec/order").unwrap_or_else(|| "(last)".into())),
+            column("SELECTOR", |d| field(d, "/spec/selector").unwrap_or_else(|| "all()".into())),
+            wide("RULES", rule_counts),
+        ],
+        Kind::KubernetesNetworkPolicy | Kind::StagedKubernetesNetworkPolicy => vec![
+            column("PODS", |d| label_selector(d.pointer("/spec/podSelector"))),
+            column("TYPES", |d| list(elements(d, "/spec/policyTypes"))),
+            wide("RULES", rule_counts),
+        ],
+        Kind::ClusterNetworkPolicy => vec![
+            column("TIER", |d| field(d, "/spec/tier").unwrap_or_default()),
+            column("PRIORITY", |d| field(d, "/spec/priority").unwrap_or_default()),
+            wide("RULES", rule_counts),
+        ],
+        Kind::Tier => vec![
+            column("ORDER", |d| field(d, "/spec/order").unwrap_or_else(|| "(last)".into())),
+            column("DEFAULT", |d| field(d, "/spec/defaultAction").unwrap_or_else(|| "Deny".into())),
+        ],
+        Kind::Profile => vec![column("RULES", rule_counts)],
+        Kind::NetworkSet | Kind::GlobalNetworkSet => {
+            vec![column("NETS", |d| elements(d, "/spec/nets").len().to_string()), wide("LABELS", labels)]
+        }
+        Kind::HostEndpoint => vec![
+            column("NODE", |d| field(d, "/spec/node").unwrap_or_default()),
+            column("INTERFACE", |d| field(d, "/spec/interfaceName").unwrap_or_else(|| "(by address)".into())),
+            column("ADDRESSES", |d| list(elements(d, "/spec/expectedIPs"))),
+            wide("LABELS", labels),
+        ],
+        Kind::Namespace | Kind::ServiceAccount => vec![column("LABELS", labels)],
+        Kind::EndpointSlice => vec![
+            column("SERVICE", |d| {
+                let name = d.pointer("/metadata/labels/kubernetes.io~1service-name");
+                name.map(plain).unwrap_or_default()
+            }),
+            column("ENDPOINTS", |d| elements(d, "/endpoints").len().to_string()),
+        ],
     }
+}
+
+/// How many rules a policy has for each direction.
+fn rule_counts(document: &Value) -> String {
+    let count = |path: &str| elements(document, path).len();
+    format!("{} in, {} out", count("/spec/ingress"), count("/spec/egress"))
+}
+
+/// A label selector of Kubernetes on one line.
+fn label_selector(selector: Option<&Value>) -> String {
+    let labels = selector.and_then(|selector| selector.get("matchLabels")?.as_object()).into_iter().flatten();
+    let tests = selector.and_then(|selector| selector.get("matchExpressions")?.as_array()).into_iter().flatten();
+    let mut parts: Vec<String> = labels.map(|(key, value)| format!("{key}={}", plain(value))).collect();
+    parts.extend(tests.map(|test| {
+        let part = |name: &str| test.get(name).map(plain).unwrap_or_default();
+        format!("{} {}", part("key"), part("operator"))
+    }));
+    if parts.is_empty() { "(all)".into() } else { list(parts) }
 }
 
 fn plain(value: &Value) -> String {
@@ -226,7 +285,7 @@ mod tests {
     fn stored(kind: Kind, name: &str, spec: Value) -> Stored {
         let namespace = kind.is_namespaced().then(|| "default".to_owned());
         let document = json!({
-            "apiVersion": "projectcalico.org/v3", "kind": kind.name(), "spec": spec,
+            "apiVersion": kind.api_version(), "kind": kind.written(), "spec": spec,
             "metadata": {"name": name, "creationTimestamp": "2026-11-22T18:06:37Z", "resourceVersion": "7"},
         });
         let key = Key { kind, namespace, name: name.to_owned() };

@@ -56,6 +56,59 @@ impl Selector {
         Self(Expression::All)
     }
 
+    /// `global()`: what has no namespace.
+    #[must_use]
+    pub fn global() -> Self {
+        Self(Expression::Global)
+    }
+
+    /// `has(key)`.
+    #[must_use]
+    pub fn has(key: &str) -> Self {
+        Self(Expression::Has(key.to_owned()))
+    }
+
+    /// `key == "value"`. The value holds no quotes.
+    #[must_use]
+    pub fn equals(key: &str, value: &str) -> Self {
+        Self(Expression::Equals(key.to_owned(), value.to_owned()))
+    }
+
+    /// `key in {…}`. No value holds quotes.
+    #[must_use]
+    pub fn is_in<'a>(key: &str, values: impl IntoIterator<Item = &'a str>) -> Self {
+        Self(Expression::In(key.to_owned(), values.into_iter().map(str::to_owned).collect()))
+    }
+
+    /// `!…`, in the form in which one would write it.
+    #[must_use]
+    pub fn negated(self) -> Self {
+        Self(match self.0 {
+            Expression::Not(inner) => *inner,
+            Expression::In(key, values) => Expression::NotIn(key, values),
+            Expression::NotIn(key, values) => Expression::In(key, values),
+            other => Expression::Not(Box::new(other)),
+        })
+    }
+
+    /// All of them, joined by `&&`; of none, `all()`.
+    #[must_use]
+    pub fn every(selectors: impl IntoIterator<Item = Self>) -> Self {
+        let mut parts: Vec<Expression> = Vec::new();
+        for Self(part) in selectors {
+            match part {
+                Expression::All => {}
+                Expression::And(inner) => parts.extend(inner),
+                other => parts.push(other),
+            }
+        }
+        match parts.len() {
+            0 => Self::all(),
+            1 => Self(parts.remove(0)),
+            _ => Self(Expression::And(parts)),
+        }
+    }
+
     /// Whether the labels match.
     #[must_use]
     pub fn matches(&self, labels: &Labels) -> bool {

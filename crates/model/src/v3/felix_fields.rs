@@ -12,6 +12,8 @@ const T: Shape = Shape::Truth;
 const N: Shape = Shape::Integer(0, 2_147_483_647);
 /// A port, or 0.
 const PORT: Shape = Shape::Integer(0, 65535);
+/// A port, or a range of ports.
+const PORTS: Shape = Shape::Scalar(text::ports, "a port, or a range such as 20000:29999");
 /// A duration.
 const D: Shape = Shape::Checked(text::duration);
 /// Any text.
@@ -138,7 +140,7 @@ pub(super) static SPEC: &[Field] = &[
     idle("ipv6Support", T),
     idle("istioAmbientMode", ON_OFF),
     idle("istioDSCPMark", Shape::Free),
-    idle("kubeNodePortRanges", Shape::List(7, &Shape::Ports)),
+    idle("kubeNodePortRanges", Shape::List(7, &PORTS)),
     idle("liveMigrationRouteConvergenceTime", D),
     idle("localSubnetL2Reachability", S),
     idle("localSubnetL2ReachabilityRefreshInterval", D),
@@ -146,7 +148,7 @@ pub(super) static SPEC: &[Field] = &[
     idle("mtuIfacePattern", PATTERN),
     idle("natOutgoingAddress", Shape::Checked(text::ipv4)),
     idle("natOutgoingExclusions", Shape::OneOf(&["IPPoolsOnly", "IPPoolsAndHostIPs"])),
-    idle("natPortRange", Shape::Ports),
+    idle("natPortRange", PORTS),
     idle("netlinkTimeout", D),
     idle("policySyncPathPrefix", S),
     idle("removeExternalRoutes", T),
@@ -229,7 +231,7 @@ pub(super) static SPEC: &[Field] = &[
     idle("bpfMapSizePerCpuConntrack", N),
     idle("bpfMapSizeRoute", N),
     idle("bpfOverlayHostSourceIP", S),
-    idle("bpfPSNATPorts", Shape::Ports),
+    idle("bpfPSNATPorts", PORTS),
     idle("bpfPolicyDebugEnabled", T),
     idle("bpfProfiling", ON_OFF),
     idle("bpfRedirectToPeer", Shape::OneOf(&["Enabled", "Disabled", "L2Only"])),

@@ -2,7 +2,7 @@
 //!
 //! Names are DNS-1123 subdomains, labels and annotations as in Kubernetes (annotations: 256 KiB in all).
 
-use super::shape::{Checker, Field, Shape, field, shorten};
+use super::shape::{Checker, Field, Need, Shape, field, shorten};
 use super::spot::Spot;
 use super::{API_VERSION, text};
 use crate::{Invalid, Key, Kind, Labels, Scope, suggest};
@@ -30,6 +30,17 @@ pub(super) const METADATA: &[Field] = &[
     field("generateName", Shape::Text),
 ];
 
+/// The fields of a document whose kind has a `spec` and a `status`.
+pub(super) const fn document(spec: &'static [Field], need: Need) -> [Field; 5] {
+    [
+        field("apiVersion", Shape::Text),
+        field("kind", Shape::Text),
+        field("metadata", Shape::Table(METADATA)).required(),
+        Field { need, ..field("spec", Shape::Table(spec)) },
+        field("status", Shape::Free),
+    ]
+}
+
 /// The key of a document, with the checks that must pass before anything else means something.
 pub(crate) fn key(document: &Value) -> Result<Key, Invalid> {
     let Some(object) = document.as_object() else {
@@ -41,24 +52,32 @@ pub(crate) fn key(document: &Value) -> Result<Key, Invalid> {
     if kind.is_empty() {
         let names: Vec<&str> = object.keys().map(String::as_str).collect();
         let near = suggest::closest("kind", names).map(|near| format!(" (not '{near}')")).unwrap_or_default();
-        let kinds: Vec<&str> = Kind::ALL.into_iter().map(Kind::name).collect();
-        return Err(Invalid::one("kind", "", format!("is missing; write kind{near}: {}", kinds.join(", "))));
+        return Err(Invalid::one("kind", "", format!("is missing; write kind{near}, e.g. kind: NetworkPolicy")));
     }
-    let version = text("apiVersion");
-    let parsed = Kind::from_document(&shorten(kind));
-    if version != API_VERSION {
-        let reason = match (version, &parsed) {
-            ("", _) => format!("is missing; write {API_VERSION}"),
-            ("crd.projectcalico.org/v1", _) => {
-                format!("'{version}' is the form in which Kubernetes stores these; write {API_VERSION}")
-            }
-            (_, Err(_)) => format!("'{}' is not supported; kinds of {API_VERSION} are", shorten(version)),
-            _ => format!("'{}' is not supported; write {API_VERSION}", shorten(version)),
-        };
-        return Err(Invalid::one("apiVersion", shorten(version), reason));
+    name_of(document, kind_of(kind, text("apiVersion"))?)
+}
+
+/// The kind of a document; the error says which of the two, `kind` or `apiVersion`, is wrong.
+fn kind_of(kind: &str, version: &str) -> Result<Kind, Invalid> {
+    let error = match Kind::from_document(&shorten(kind), version) {
+        Ok(kind) => return Ok(kind),
+        Err(error) => error,
+    };
+    let wanted: Vec<&str> = Kind::all_written(kind).map(Kind::api_version).collect();
+    let known = !wanted.is_empty();
+    if !known && Kind::ALL.into_iter().any(|kind| kind.api_version() == version) {
+        return Err(Invalid::one("kind", shorten(kind), error.to_string()));
     }
-    let kind = parsed.map_err(|error| Invalid::one("kind", shorten(kind), error.to_string()))?;
-    name_of(document, kind)
+    let wanted = if known { wanted.join(" or ") } else { API_VERSION.to_owned() };
+    let reason = match (version, known) {
+        ("", _) => format!("is missing; write {wanted}"),
+        ("crd.projectcalico.org/v1", _) => {
+            format!("'{version}' is the form in which Kubernetes stores these; write {API_VERSION}")
+        }
+        (_, true) => format!("'{}' is not supported; write {wanted}", shorten(version)),
+        (_, false) => format!("'{}' is not supported; kinds of {API_VERSION} are", shorten(version)),
+    };
+    Err(Invalid::one("apiVersion", shorten(version), reason))
 }
 
 fn name_of(document: &Value, kind: Kind) -> Result<Key, Invalid> {
@@ -101,7 +120,12 @@ pub(super) fn check(checker: &mut Checker, document: &Value, (kind, scope): (&st
         let reason = format!("{kind} has no namespace; remove it");
         checker.add(&namespace.path, Some(namespace.value), reason);
     }
-    if let Some(annotations) = metadata.get("annotations")
+    check_annotations(checker, &root);
+}
+
+/// The size of the annotations in an object's `metadata`.
+pub(super) fn check_annotations(checker: &mut Checker, owner: &Spot<'_>) {
+    if let Some(annotations) = owner.get("metadata").and_then(|metadata| metadata.get("annotations"))
         && let Some(object) = annotations.value.as_object()
     {
         let size: usize = object.iter().map(|(key, value)| key.len() + value.as_str().map_or(0, str::len)).sum();

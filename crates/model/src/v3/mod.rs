@@ -9,13 +9,17 @@ mod bgp;
 mod endpoint;
 mod felix;
 mod felix_fields;
+mod host;
+mod kubernetes;
 mod later;
 mod metadata;
 mod node;
+pub(crate) mod policy;
 mod pool;
 pub(crate) mod shape;
 pub(crate) mod spot;
 pub(crate) mod text;
+mod tier;
 
 use crate::{Invalid, Key, Kind, Resource};
 use serde_json::{Map, Value};
@@ -48,12 +52,19 @@ pub enum Outlook {
     NotYet,
     /// It speaks of something that this program does not have.
     Moot,
+    /// It cannot be honoured: what it stands in allows nothing, and denies everything if it denies or passes.
+    Closed,
 }
 
 impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.outlook {
             Outlook::NotYet => write!(f, "{}: accepted, without effect yet", self.path),
+            Outlook::Closed => write!(
+                f,
+                "{}: cannot be honoured here: a rule with it allows nothing, and if it denies or passes, denies everything",
+                self.path
+            ),
             Outlook::Moot => write!(f, "{}: accepted, but there is nothing here that it could change", self.path),
         }
     }
@@ -68,6 +79,20 @@ pub(crate) fn fields_of(kind: Kind) -> &'static [Field] {
         Kind::BgpConfiguration => bgp::CONFIGURATION_FIELDS,
         Kind::BgpPeer => bgp::PEER_FIELDS,
         Kind::FelixConfiguration => felix::FIELDS,
+        Kind::Tier => tier::FIELDS,
+        Kind::NetworkPolicy => policy::NETWORK,
+        Kind::GlobalNetworkPolicy => policy::GLOBAL,
+        Kind::StagedNetworkPolicy => policy::STAGED_NETWORK,
+        Kind::StagedGlobalNetworkPolicy => policy::STAGED_GLOBAL,
+        Kind::StagedKubernetesNetworkPolicy => kubernetes::STAGED,
+        Kind::KubernetesNetworkPolicy => kubernetes::NETWORK,
+        Kind::ClusterNetworkPolicy => kubernetes::CLUSTER,
+        Kind::Profile => policy::PROFILE,
+        Kind::NetworkSet | Kind::GlobalNetworkSet => host::SET_FIELDS,
+        Kind::HostEndpoint => host::FIELDS,
+        Kind::Namespace => kubernetes::NAMESPACE,
+        Kind::ServiceAccount => kubernetes::SERVICE_ACCOUNT,
+        Kind::EndpointSlice => kubernetes::ENDPOINT_SLICE,
     }
 }
 
@@ -91,7 +116,7 @@ pub(crate) fn parse(document: &Value) -> Result<Resource, Invalid> {
 
 fn resource(checker: &mut Checker, object: &Map<String, Value>, document: &Value, key: &Key) -> Option<Resource> {
     checker.table("", object, fields_of(key.kind));
-    metadata::check(checker, document, (key.kind.name(), key.kind.scope()));
+    metadata::check(checker, document, (key.kind.written(), key.kind.scope()));
     let root = Spot::root(document);
     let nothing = Value::Object(Map::new());
     let spec = root.get("spec").unwrap_or(Spot { value: &nothing, path: "spec".to_owned() });
@@ -103,6 +128,20 @@ fn resource(checker: &mut Checker, object: &Map<String, Value>, document: &Value
         Kind::BgpConfiguration => bgp::convert_configuration(checker, &spec, key),
         Kind::BgpPeer => bgp::convert_peer(checker, &spec, key),
         Kind::FelixConfiguration => felix::convert(checker, &spec, key),
+        Kind::Tier => Some(tier::convert(checker, &spec, key)),
+        Kind::NetworkPolicy
+        | Kind::GlobalNetworkPolicy
+        | Kind::StagedNetworkPolicy
+        | Kind::StagedGlobalNetworkPolicy => policy::convert(checker, &spec, key),
+        Kind::KubernetesNetworkPolicy | Kind::StagedKubernetesNetworkPolicy => {
+            Some(kubernetes::convert_network(checker, &spec, key))
+        }
+        Kind::ClusterNetworkPolicy => kubernetes::convert_cluster(checker, &spec, key),
+        Kind::Profile => Some(policy::convert_profile(checker, &spec, key)),
+        Kind::NetworkSet | Kind::GlobalNetworkSet => Some(host::convert_set(checker, &spec, key, labels)),
+        Kind::HostEndpoint => host::convert(checker, &spec, key, labels),
+        Kind::Namespace | Kind::ServiceAccount => Some(kubernetes::convert_labelled(checker, key, labels)),
+        Kind::EndpointSlice => Some(kubernetes::convert_slice(checker, &root, key, &labels)),
     }
 }
 
@@ -131,6 +170,7 @@ pub fn fields_without_effect(kind: Kind) -> Vec<Notice> {
                     notices.push(Notice { path: here, outlook: Outlook::NotYet });
                 }
                 (Effect::Moot, _) => notices.push(Notice { path: here, outlook: Outlook::Moot }),
+                (Effect::Closed, _) => notices.push(Notice { path: here, outlook: Outlook::Closed }),
                 (Effect::InForce, Shape::Table(fields)) => walk(notices, &here, fields),
                 (Effect::InForce, Shape::List(_, Shape::Table(fields))) => {
                     walk(notices, &format!("{here}[]"), fields);
@@ -152,6 +192,7 @@ fn collect(notices: &mut Vec<Notice>, path: &str, object: &Map<String, Value>, f
             Effect::NotYet => Some(Outlook::NotYet),
             Effect::NotYetUnless(usual) => (shape::plain(value) != usual).then_some(Outlook::NotYet),
             Effect::Moot => Some(Outlook::Moot),
+            Effect::Closed => Some(Outlook::Closed),
             Effect::InForce => None,
         };
         if let Some(outlook) = outlook {

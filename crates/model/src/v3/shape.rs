@@ -28,8 +28,8 @@ pub(crate) enum Shape {
     AnyCase(&'static [&'static str]),
     /// An AS number: a whole number, or text.
     Asn,
-    /// A port or range of ports: a whole number, or text such as `20000:29999`.
-    Ports,
+    /// A whole number, or text: either way one that passes a check, and in words.
+    Scalar(TextCheck, &'static str),
     /// A list of at most so many.
     List(usize, &'static Shape),
     /// Fields.
@@ -58,6 +58,8 @@ pub(crate) enum Effect {
     NotYetUnless(&'static str),
     /// Nothing, and never will: this program has no such thing.
     Moot,
+    /// It cannot be honoured, and what it stands in is read in the stricter way.
+    Closed,
 }
 
 /// A field of a table.
@@ -88,6 +90,11 @@ impl Field {
     /// The same, with a value that asks for nothing.
     pub(crate) const fn unless(self, value: &'static str) -> Self {
         Self { effect: Effect::NotYetUnless(value), ..self }
+    }
+
+    /// The same, read in the stricter way.
+    pub(crate) const fn closed(self) -> Self {
+        Self { effect: Effect::Closed, ..self }
     }
 
     /// The same, without effect for good.
@@ -164,8 +171,8 @@ impl Checker {
                 }
             }
             (Shape::Asn, Value::String(_) | Value::Number(_)) => self.asn(path, value),
-            (Shape::Ports, Value::String(_) | Value::Number(_)) => {
-                if let Err(reason) = super::text::ports(&plain(value)) {
+            (Shape::Scalar(check, _), Value::String(_) | Value::Number(_)) => {
+                if let Err(reason) = check(&plain(value)) {
                     self.add(path, Some(value), reason);
                 }
             }
@@ -234,7 +241,7 @@ fn describe(shape: &Shape) -> Cow<'static, str> {
         Shape::Text | Shape::Checked(_) => "text".into(),
         Shape::OneOf(words) | Shape::AnyCase(words) => format!("one of {}", words.join(", ")).into(),
         Shape::Asn => "an AS number".into(),
-        Shape::Ports => "a port, or a range such as 20000:29999".into(),
+        Shape::Scalar(_, words) => (*words).into(),
         Shape::List(..) => "a list".into(),
         Shape::Table(fields) => {
             let names: Vec<&str> = fields.iter().take(6).map(|field| field.name).collect();

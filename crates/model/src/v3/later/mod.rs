@@ -1,11 +1,11 @@
 //! Kinds that are checked but not in force: a document of these can be validated, not applied, so that nobody
-//! believes that a tier or a filter protects anything before it does.
+//! believes that a filter protects anything before it does.
 
 mod filter;
 
 use super::API_VERSION;
-use super::metadata::METADATA;
-use super::shape::{Checker, Field, Need, Shape, field, shorten};
+use super::metadata::document;
+use super::shape::{Checker, Field, Need, Shape, field};
 use super::spot::Spot;
 use super::text;
 use crate::kind::Scope;
@@ -27,60 +27,11 @@ const fn later(name: &'static str, fields: &'static [Field], check: fn(&mut Chec
 
 const KINDS: &[Later] = &[
     later("BGPFilter", &document(filter::SPEC, Need::Optional), filter::check),
-    later("HostEndpoint", &document(HOST_ENDPOINT, Need::Required), host_endpoint),
-    later("Tier", &document(TIER, Need::Optional), tier),
-    later("Profile", &document(PROFILE, Need::Optional), nothing_more),
-    later("GlobalNetworkSet", &document(NETWORK_SET, Need::Optional), nothing_more),
-    Later {
-        name: "NetworkSet",
-        scope: Scope::Namespaced,
-        fields: &document(NETWORK_SET, Need::Optional),
-        check: nothing_more,
-    },
     later("IPReservation", &document(RESERVATION, Need::Optional), nothing_more),
     later("IPAMConfiguration", &document(IPAM, Need::Optional), ipam),
 ];
 
-const fn document(spec: &'static [Field], need: Need) -> [Field; 5] {
-    [
-        field("apiVersion", Shape::Text),
-        field("kind", Shape::Text),
-        field("metadata", Shape::Table(METADATA)).required(),
-        Field { need, ..field("spec", Shape::Table(spec)) },
-        field("status", Shape::Free),
-    ]
-}
-
 const MANY: usize = 4096;
-
-const HOST_ENDPOINT: &[Field] = &[
-    field("node", Shape::Checked(text::name)).required(),
-    field("interfaceName", Shape::Checked(text::link_or_all)),
-    field("expectedIPs", Shape::List(MANY, &Shape::Checked(text::ip))),
-    field("profiles", Shape::List(MANY, &Shape::Checked(text::name))),
-    field(
-        "ports",
-        Shape::List(
-            MANY,
-            &Shape::Table(&[
-                field("name", Shape::Checked(text::port_name)).required(),
-                field("protocol", Shape::AnyCase(&["TCP", "UDP", "SCTP"])).required(),
-                field("port", Shape::Integer(1, 65535)).required(),
-            ]),
-        ),
-    ),
-];
-
-const TIER: &[Field] = &[field("order", Shape::Number), field("defaultAction", Shape::OneOf(&["Deny", "Pass"]))];
-
-/// Rules come with policy.
-const PROFILE: &[Field] = &[
-    field("ingress", Shape::List(1024, &Shape::Free)),
-    field("egress", Shape::List(1024, &Shape::Free)),
-    field("labelsToApply", Shape::Map(text::label_key, &Shape::Checked(text::label_value))),
-];
-
-const NETWORK_SET: &[Field] = &[field("nets", Shape::List(1 << 20, &Shape::Checked(text::prefix)))];
 
 const RESERVATION: &[Field] = &[field("reservedCIDRs", Shape::List(MANY, &Shape::Checked(text::prefix)))];
 
@@ -91,10 +42,6 @@ const IPAM: &[Field] = &[
     field("kubeVirtVMAddressPersistence", Shape::OneOf(&["Enabled", "Disabled"])),
     field("ipCooldownSeconds", Shape::Integer(0, 1200)),
 ];
-
-/// The tiers that are always there: name, order, default action.
-const BUILT_IN: [(&str, f64, &str); 3] =
-    [("kube-admin", 1_000.0, "Pass"), ("default", 1_000_000.0, "Deny"), ("kube-baseline", 10_000_000.0, "Pass")];
 
 /// The kinds that [`check`] knows beside those of [`crate::Kind`].
 #[must_use]
@@ -130,33 +77,6 @@ impl Later {
 }
 
 fn nothing_more(_checker: &mut Checker, _spec: &Spot<'_>, _name: &str) {}
-
-fn host_endpoint(checker: &mut Checker, spec: &Spot<'_>, _name: &str) {
-    if spec.get("interfaceName").is_none() && spec.items("expectedIPs").is_empty() {
-        let reason = "is missing; write an interface, or '*' for all, or give spec.expectedIPs";
-        checker.add(&spec.path_of("interfaceName"), None, reason);
-    }
-}
-
-fn tier(checker: &mut Checker, spec: &Spot<'_>, name: &str) {
-    if let Err(reason) = text::dns_label(name)
-        && !name.is_empty()
-    {
-        checker.add("metadata.name", Some(&name.into()), reason);
-    }
-    let Some((_, order, action)) = BUILT_IN.iter().find(|(built_in, ..)| *built_in == name) else { return };
-    if let Some(given) = spec.get("order").filter(|given| given.value.as_f64() != Some(*order)) {
-        let reason = format!(
-            "{} is not the order of the built-in tier '{name}'; write {order}",
-            shorten(&given.value.to_string())
-        );
-        checker.add(&given.path, Some(given.value), reason);
-    }
-    if let Some(given) = spec.get("defaultAction").filter(|given| given.value != *action) {
-        let reason = format!("the built-in tier '{name}' ends in {action}; write {action}");
-        checker.add(&given.path, Some(given.value), reason);
-    }
-}
 
 fn ipam(checker: &mut Checker, spec: &Spot<'_>, _name: &str) {
     let strict = spec.is_set("strictAffinity");
