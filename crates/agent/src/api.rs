@@ -78,6 +78,27 @@ pub struct Attach {
     /// Prefixes it may use as source beside its addresses.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub allowed_sources: BTreeSet<String>,
+    /// Its profiles, exactly these; not given, that of its namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profiles: Option<Vec<String>>,
+    /// Its service account.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_account: Option<String>,
+    /// The ports that it gives names, for rules to speak of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<NamedPort>,
+}
+
+/// A port that a workload gives a name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NamedPort {
+    /// Its name.
+    pub name: String,
+    /// `TCP`, `UDP` or `SCTP`.
+    pub protocol: String,
+    /// Its number.
+    pub port: u16,
 }
 
 fn default_namespace() -> String {

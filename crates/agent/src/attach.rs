@@ -172,6 +172,15 @@ impl Agent {
         if !attach.allowed_sources.is_empty() {
             spec["allowSpoofedSourcePrefixes"] = json!(attach.allowed_sources);
         }
+        if let Some(profiles) = &attach.profiles {
+            spec["profiles"] = json!(profiles);
+        }
+        if let Some(account) = &attach.service_account {
+            spec["serviceAccountName"] = json!(account);
+        }
+        if !attach.ports.is_empty() {
+            spec["ports"] = json!(attach.ports);
+        }
         json!({
             "apiVersion": "projectcalico.org/v3",
             "kind": "WorkloadEndpoint",

@@ -37,6 +37,10 @@ fn endpoint() -> impl Strategy<Value = Event> {
             addresses: addresses.into_iter().map(address).collect(),
             allowed_sources: allowed.into_iter().map(|n| Prefix::host(address(n))).collect(),
             labels: BTreeMap::new(),
+            profiles: None,
+            service_account: None,
+            ports: Vec::new(),
+            orchestrator: None,
         };
         Event::Put(key(Kind::WorkloadEndpoint, &name), Resource::WorkloadEndpoint(endpoint))
     })
@@ -196,6 +200,10 @@ fn put(engine: &mut Engine, name: &str, link: &str, addresses: &[&str]) {
         addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
         allowed_sources: BTreeSet::new(),
         labels: BTreeMap::new(),
+        profiles: None,
+        service_account: None,
+        ports: Vec::new(),
+        orchestrator: None,
     };
     engine.apply(Event::Put(key(Kind::WorkloadEndpoint, name), Resource::WorkloadEndpoint(endpoint)));
 }

@@ -43,6 +43,9 @@ pub fn attach(directory: &LabDirectory, workload: &Workload, host: &str) -> Resu
         mtu: None,
         labels: BTreeMap::from([("lab".to_owned(), directory.name.to_string())]),
         allowed_sources: std::collections::BTreeSet::new(),
+        profiles: None,
+        service_account: None,
+        ports: Vec::new(),
     };
     Ok(Client::connect(&directory.agent_socket(host))?.attach(request)?)
 }

@@ -1,5 +1,6 @@
 //! Workload endpoints.
 
+use crate::policy::NamedPort;
 use crate::{EndpointKey, Key, Kind, Labels, NodeName};
 use lasthop_net::{IfName, Mac, Prefix};
 use std::collections::BTreeSet;
@@ -22,6 +23,15 @@ pub struct WorkloadEndpoint {
     pub allowed_sources: BTreeSet<Prefix>,
     /// Labels.
     pub labels: Labels,
+    /// Its profiles, in order: exactly these. `None`: that of its namespace, `kns.<namespace>`, which allows all unless
+    /// there is a Profile of that name.
+    pub profiles: Option<Vec<String>>,
+    /// Its service account, in its own namespace.
+    pub service_account: Option<String>,
+    /// The ports that it gives names.
+    pub ports: Vec<NamedPort>,
+    /// What runs it, as `projectcalico.org/orchestrator` has it; `k8s` if not said.
+    pub orchestrator: Option<String>,
 }
 
 impl WorkloadEndpoint {

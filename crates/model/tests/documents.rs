@@ -144,6 +144,8 @@ metadata:
     role: web
 spec:
   node: compute-1
+  orchestrator: openstack
+  serviceAccountName: web
   interfaceName: tapa429fb36-04
   mac: 02:00:0a:41:00:18
   ipNetworks:
@@ -151,6 +153,11 @@ spec:
   - fd00:65::24/128
   allowSpoofedSourcePrefixes:
   - 192.168.0.0/16
+  profiles: []
+  ports:
+  - name: http
+    protocol: TCP
+    port: 80
 ";
     let Resource::WorkloadEndpoint(endpoint) = read(text)[0].parse().unwrap() else { panic!("another kind") };
     let document = endpoint.to_document();

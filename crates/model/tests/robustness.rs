@@ -1,7 +1,8 @@
 //! Whatever a document holds, reading it ends in a resource or in a list of problems, each with a path.
 #![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
 
-use lasthop_model::{Key, Kind, Resource, read_documents, to_json, to_yaml, v3};
+use lasthop_model::{EndpointKey, Key, Kind, Resource, WorkloadEndpoint, policy, read_documents, to_json, to_yaml, v3};
+use lasthop_net::Prefix;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use serde_json::{Value, json};
@@ -197,4 +198,53 @@ proptest! {
 fn valid_documents() -> &'static [Value] {
     static DOCUMENTS: std::sync::OnceLock<Vec<Value>> = std::sync::OnceLock::new();
     DOCUMENTS.get_or_init(valid)
+}
+
+fn word() -> impl Strategy<Value = String> {
+    "[a-z]([a-z0-9-]{0,8}[a-z0-9])?"
+}
+
+fn endpoint() -> impl Strategy<Value = WorkloadEndpoint> {
+    use proptest::collection::{btree_map, btree_set, vec};
+    use proptest::option::of;
+    let address = prop_oneof![
+        any::<[u8; 3]>().prop_map(|[a, b, c]| std::net::IpAddr::from([10, a, b, c])),
+        any::<u16>().prop_map(|n| std::net::IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, n])),
+    ];
+    let prefix = (address.clone(), 0_u8..=32).prop_map(|(address, len)| Prefix::new(address, len).unwrap());
+    let port = (word(), prop_oneof![Just(6), Just(17), Just(132)], 1_u16..)
+        .prop_map(|(name, protocol, port)| policy::NamedPort { name, protocol, port });
+    let about = (of(vec(word(), 0..3)), of(word()), vec(port, 0..3), of(word()), btree_map(word(), word(), 0..3));
+    ((word(), word(), word(), word()), of(any::<u32>()), btree_set(address, 0..3), btree_set(prefix, 0..3), about)
+        .prop_map(|((namespace, name, node, link), mac, addresses, allowed_sources, about)| {
+            let (profiles, service_account, ports, orchestrator, labels) = about;
+            WorkloadEndpoint {
+                key: EndpointKey { namespace, name },
+                node: node.parse().unwrap(),
+                link: link.parse().unwrap(),
+                mac: mac.map(|n| {
+                    format!("02:00:{:02x}:{:02x}:{:02x}:{:02x}", n >> 24, n >> 16 & 255, n >> 8 & 255, n & 255)
+                        .parse()
+                        .unwrap()
+                }),
+                addresses,
+                allowed_sources,
+                labels,
+                profiles,
+                service_account,
+                ports,
+                orchestrator,
+            }
+        })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn an_endpoint_survives_its_document(endpoint in endpoint()) {
+        let text = to_yaml(&endpoint.to_document());
+        let read = read_documents(&text, "f").unwrap();
+        prop_assert_eq!(read[0].parse(), Ok(Resource::WorkloadEndpoint(endpoint)), "{}", text);
+    }
 }

@@ -3,7 +3,7 @@
 use crate::connect::{AgentSocket, Context};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{self, Output, Paint};
-use lasthop_agent::api::{Attach, Attached, Detach, Detached, LinkRequest, Netns, Request, Workload};
+use lasthop_agent::api::{Attach, Attached, Detach, Detached, LinkRequest, NamedPort, Netns, Request, Workload};
 use lasthop_net::{IfName, Mac, Prefix};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -73,7 +73,8 @@ connected when the link appears.
 Examples:
   lasthop workload add vm1 --ip 10.65.0.24 --tap tapa429fb36-04 --mac fa:16:3e:00:00:01
   lasthop workload add c1 --ip 10.65.0.21 --ip fd65::21 --netns c1
-  lasthop workload add c2 --ip 10.65.0.22 --netns /proc/4711/ns/net --ifname net0 --mtu 1450 --label role=web")]
+  lasthop workload add c2 --ip 10.65.0.22 --netns /proc/4711/ns/net --ifname net0 --mtu 1450 --label role=web
+  lasthop workload add web -n blue --ip 10.65.0.23 --netns web --profile web --service-account web --port http=80")]
 #[command(group = clap::ArgGroup::new("link").required(true).args(["tap", "netns"]))]
 struct Add {
     /// Name of the workload
@@ -106,6 +107,15 @@ struct Add {
     /// A prefix the workload may use as source beside its addresses; repeat for several
     #[arg(long = "allow-source", value_name = "PREFIX")]
     allowed_sources: Vec<Prefix>,
+    /// A profile, in place of the one of the namespace; repeat for several
+    #[arg(long = "profile", value_name = "PROFILE", value_parser = name)]
+    profiles: Vec<String>,
+    /// The service account that the workload runs as
+    #[arg(long, value_name = "NAME", value_parser = name)]
+    service_account: Option<String>,
+    /// A port by which rules may call it by name, such as http=80 or dns=53/udp; repeat for several
+    #[arg(long = "port", value_name = "NAME=PORT[/PROTOCOL]", value_parser = port)]
+    ports: Vec<NamedPort>,
     #[command(flatten)]
     place: Place,
     #[command(flatten)]
@@ -148,6 +158,9 @@ fn add(context: &Context, args: Add) -> Outcome {
         mtu: args.mtu,
         labels,
         allowed_sources: args.allowed_sources.iter().map(ToString::to_string).collect::<BTreeSet<_>>(),
+        profiles: (!args.profiles.is_empty()).then_some(args.profiles),
+        service_account: args.service_account,
+        ports: args.ports,
     };
     let name = format!("{}/{}", attach.namespace, attach.name);
     let done: Attached = context.agent(&args.place.socket)?.attach(attach)?;
@@ -230,6 +243,20 @@ fn netns(text: &str) -> Result<Netns, String> {
             Err("give a name under /run/netns, a path that begins with '/', or the id of a process".to_owned())
         }
         Err(_) => Ok(Netns::Name(text.to_owned())),
+    }
+}
+
+/// A port with a name.
+fn port(text: &str) -> Result<NamedPort, String> {
+    let wrong = || "write NAME=PORT, or NAME=PORT/udp or /sctp; PORT is 1 to 65535".to_owned();
+    let (name, number) = text.split_once('=').ok_or_else(wrong)?;
+    let (number, protocol) = number.split_once('/').unwrap_or((number, "tcp"));
+    let protocol = protocol.to_ascii_uppercase();
+    match number.parse() {
+        Ok(port) if port > 0 && !name.is_empty() && ["TCP", "UDP", "SCTP"].contains(&protocol.as_str()) => {
+            Ok(NamedPort { name: name.to_owned(), protocol, port })
+        }
+        _ => Err(wrong()),
     }
 }
 

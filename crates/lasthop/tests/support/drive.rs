@@ -159,6 +159,9 @@ pub(crate) fn attach(name: &str, link: LinkRequest, addresses: &[&str]) -> Attac
         mtu: None,
         labels: BTreeMap::new(),
         allowed_sources: BTreeSet::new(),
+        profiles: None,
+        service_account: None,
+        ports: Vec::new(),
     }
 }
 

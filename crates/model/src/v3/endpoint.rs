@@ -4,6 +4,7 @@ use super::metadata::METADATA;
 use super::shape::{Checker, Field, Shape, field, idle, plain};
 use super::spot::Spot;
 use super::{API_VERSION, text};
+use crate::policy::NamedPort;
 use crate::{EndpointKey, Key, Kind, Labels, Resource, WorkloadEndpoint};
 use lasthop_net::Prefix;
 use serde_json::{Map, Value, json};
@@ -35,8 +36,8 @@ const SPEC: &[Field] = &[
     idle("ipv4Gateway", Shape::Checked(text::ipv4)),
     idle("ipv6Gateway", Shape::Checked(text::ipv6)),
     idle("allowedIps", Shape::List(MANY, &Shape::Checked(text::prefix))),
-    idle("profiles", Shape::List(MANY, &Shape::Checked(text::name))),
-    idle("ports", Shape::List(MANY, &Shape::Table(PORT))),
+    field("profiles", Shape::List(MANY, &Shape::Checked(text::name))),
+    field("ports", Shape::List(MANY, &Shape::Table(PORT))),
     idle("qosControls", Shape::Table(QOS)),
 ];
 
@@ -98,6 +99,12 @@ pub(super) fn convert(checker: &mut Checker, spec: &Spot<'_>, key: &Key, labels:
             .filter_map(|spot| plain(spot.value).parse().ok())
             .collect(),
         labels,
+        profiles: spec
+            .get("profiles")
+            .map(|_| spec.items("profiles").iter().filter_map(|spot| spot.value.as_str().map(str::to_owned)).collect()),
+        service_account: spec.text("serviceAccountName").map(str::to_owned),
+        ports: super::host::ports(spec),
+        orchestrator: spec.text("orchestrator").map(str::to_owned),
     }))
 }
 
@@ -126,6 +133,12 @@ pub(crate) fn to_document(endpoint: &WorkloadEndpoint) -> Value {
     }
     let mut spec = Map::new();
     spec.insert("node".into(), endpoint.node.as_str().into());
+    if let Some(orchestrator) = &endpoint.orchestrator {
+        spec.insert("orchestrator".into(), orchestrator.clone().into());
+    }
+    if let Some(account) = &endpoint.service_account {
+        spec.insert("serviceAccountName".into(), account.clone().into());
+    }
     spec.insert("interfaceName".into(), endpoint.link.as_str().into());
     if let Some(mac) = endpoint.mac {
         spec.insert("mac".into(), mac.to_string().into());
@@ -137,6 +150,13 @@ pub(crate) fn to_document(endpoint: &WorkloadEndpoint) -> Value {
     if !endpoint.allowed_sources.is_empty() {
         let sources: Vec<String> = endpoint.allowed_sources.iter().map(Prefix::to_string).collect();
         spec.insert("allowSpoofedSourcePrefixes".into(), sources.into());
+    }
+    if let Some(profiles) = &endpoint.profiles {
+        spec.insert("profiles".into(), profiles.clone().into());
+    }
+    if !endpoint.ports.is_empty() {
+        let port = |port: &NamedPort| json!({"name": port.name, "protocol": super::policy::protocol_name(port.protocol), "port": port.port});
+        spec.insert("ports".into(), endpoint.ports.iter().map(port).collect());
     }
     json!({
         "apiVersion": API_VERSION,

@@ -64,6 +64,9 @@ pub(super) fn adopt(name: &str, ifname: &str, address: Ipv4Addr, mac: Option<Str
         mtu: None,
         labels: BTreeMap::new(),
         allowed_sources: BTreeSet::new(),
+        profiles: None,
+        service_account: None,
+        ports: Vec::new(),
     }
 }
 

@@ -14,7 +14,7 @@ use lasthop_net::{Family, Prefix};
 use rule::{Direction, RULES, check_unique, rules};
 use std::sync::Arc;
 
-pub(crate) use text::{port_of, protocol_number};
+pub(crate) use text::{port_of, protocol_name, protocol_number};
 
 /// The tier of policies that do not say which.
 const DEFAULT_TIER: &str = "default";

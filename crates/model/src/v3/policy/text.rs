@@ -21,6 +21,12 @@ pub(crate) fn protocol_number(text: &str) -> Option<u8> {
     named.or_else(|| text.parse().ok().filter(|number| digits && *number > 0))
 }
 
+/// The name of a protocol, or its number.
+pub(crate) fn protocol_name(number: u8) -> String {
+    let named = PROTOCOLS.iter().find(|(_, known)| *known == number);
+    named.map_or_else(|| number.to_string(), |(name, _)| (*name).to_owned())
+}
+
 /// A protocol.
 pub(super) fn protocol(given: &str) -> Checked {
     match protocol_number(given) {
