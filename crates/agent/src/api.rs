@@ -236,6 +236,12 @@ pub struct Status {
     pub writes: u64,
     /// What others changed and we put right: newest last.
     pub drift: Vec<Drift>,
+    /// How often that was since the start: [`Self::drift`] has the last ones only.
+    #[serde(default)]
+    pub drift_repaired: u64,
+    /// How often the kernel refused a write since the start.
+    #[serde(default)]
+    pub refusals: u64,
     /// Objects that are not in force, and why.
     pub findings: BTreeMap<String, String>,
     /// Kernel objects that are not as they ought to be, and why.

@@ -223,6 +223,7 @@ impl Agent {
 
     fn count<K: Ord>(&mut self, table: &str, outcome: &Outcome<K>, name: impl Fn(&K) -> String) {
         self.writes += outcome.writes as u64;
+        self.refusals += outcome.failed.len() as u64;
         if !self.pending.is_empty() {
             for key in outcome.done.iter().chain(&outcome.removed) {
                 self.pending.remove(&format!("{table} {}", name(key)));
@@ -266,6 +267,7 @@ impl Agent {
             self.concerns(&event, &mut more);
             if let Some(object) = event.drift() {
                 tracing::warn!(object, "changed by another program; put right");
+                self.drift_repaired += 1;
                 self.drift.push_back(Drift {
                     at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
                     object,

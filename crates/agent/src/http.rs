@@ -10,6 +10,7 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -98,7 +99,7 @@ fn readiness(status: &Status) -> (StatusCode, String) {
     }
 }
 
-/// The status as Prometheus text.
+/// The status as OpenMetrics text: states are gauges, what only grows is a counter.
 fn metrics(status: &Status) -> String {
     let mut registry = Registry::with_prefix("lasthop");
     let mut gauge = |name: &str, help: &str, value: usize| {
@@ -116,19 +117,126 @@ fn metrics(status: &Status) -> String {
     gauge("bgp_sessions_established", "BGP sessions established", status.speaker.sessions.ready);
     gauge("findings", "Objects that are not in force", status.findings.len());
     gauge("pending", "Kernel objects that are not as they ought to be", status.pending.len());
-    gauge("drift_repaired", "Foreign changes put right (as far as remembered)", status.drift.len());
+    gauge("yielding", "Routes that yield to another program's", status.yielding.len());
     gauge("store_in_sync", "1 while the store's watch is in sync", usize::from(status.store.state == "in-sync"));
     gauge("speaker_connected", "1 while the speaker is connected", usize::from(status.speaker.state == "connected"));
-    gauge("kernel_writes", "Kernel objects written since start", usize::try_from(status.writes).unwrap_or(usize::MAX));
-    let drops: Family<[(&str, String); 1], Gauge> = Family::default();
+    let mut counter = |name: &str, help: &str, value: u64| {
+        let counter: Counter = Counter::default();
+        counter.inc_by(value);
+        registry.register(name, help, counter);
+    };
+    counter("kernel_writes", "Kernel objects written since the agent started", status.writes);
+    counter("kernel_refusals", "Writes that the kernel refused since the agent started", status.refusals);
+    counter("drift_repaired", "Changes by other programs put right since the agent started", status.drift_repaired);
+    let drops: Family<[(&str, String); 1], Counter> = Family::default();
     for (reason, packets) in &status.drops {
-        let value = i64::try_from(*packets).unwrap_or(i64::MAX);
-        drops.get_or_create(&[("reason", reason.clone())]).set(value);
+        drops.get_or_create(&[("reason", reason.clone())]).inc_by(*packets);
     }
-    registry.register("dropped_packets", "Packets the guard dropped", drops);
+    registry.register("dropped_packets", "Packets that the guard dropped since its table was made", drops);
     let mut text = String::new();
     match encode(&mut text, &registry) {
         Ok(()) => text,
         Err(error) => format!("# {error}\n"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    /// A metric family as a scraper sees it: its type, and its samples by name and labels.
+    #[derive(Debug, Default, PartialEq)]
+    struct Scraped {
+        kind: String,
+        samples: BTreeMap<String, f64>,
+    }
+
+    /// Reads OpenMetrics 1.0 text as strictly as a scraper may.
+    fn parse(text: &str) -> BTreeMap<String, Scraped> {
+        let body = text.strip_suffix("# EOF\n").expect("it ends with '# EOF'");
+        let mut families: BTreeMap<String, Scraped> = BTreeMap::new();
+        let (mut family, mut helped) = (String::new(), false);
+        for line in body.lines() {
+            let words: Vec<&str> = line.splitn(4, ' ').collect();
+            match words[..] {
+                ["#", "HELP", name, help] => {
+                    assert!(!families.contains_key(name), "a family is told once: {line}");
+                    assert!(help.len() > 5, "{line}");
+                    (family, helped) = (name.to_owned(), true);
+                    families.insert(family.clone(), Scraped::default());
+                }
+                ["#", "TYPE", name, kind] => {
+                    assert!(helped && name == family, "HELP and TYPE stand together: {line}");
+                    assert!(["gauge", "counter"].contains(&kind), "{line}");
+                    families.get_mut(name).unwrap().kind = kind.to_owned();
+                }
+                ["#", ..] => panic!("an unknown comment: {line}"),
+                _ => {
+                    let (series, value) = line.rsplit_once(' ').expect("a name and a value");
+                    let name = series.split('{').next().unwrap();
+                    let scraped = families.get_mut(&family).expect("a family before its samples");
+                    let suffix = if scraped.kind == "counter" { "_total" } else { "" };
+                    assert_eq!(name, format!("{family}{suffix}"), "{line}");
+                    assert!(name.starts_with("lasthop_"), "{line}");
+                    let value: f64 = value.parse().unwrap();
+                    assert!(value >= 0.0 && value.fract() == 0.0, "{line}");
+                    assert_eq!(scraped.samples.insert(series.to_owned(), value), None, "a series is told once: {line}");
+                }
+            }
+        }
+        families
+    }
+
+    #[test]
+    fn what_grows_is_a_counter_and_a_state_is_a_gauge() {
+        let count = crate::api::Count { ready: 1, total: 2 };
+        let status = Status {
+            node: "h1".into(),
+            version: "0".into(),
+            uptime_s: 0,
+            store: crate::api::StoreStatus {
+                endpoint: "here".into(),
+                state: "in-sync".into(),
+                revision: 1,
+                error: None,
+                unpublished: 0,
+            },
+            speaker: crate::api::SpeakerStatus {
+                state: "connected".into(),
+                sessions: count,
+                in_sync: true,
+                peers: vec![],
+            },
+            workloads: count,
+            direct_routes: count,
+            learned_routes: count,
+            writes: 31,
+            drift: vec![],
+            drift_repaired: 250,
+            refusals: 4,
+            findings: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            yielding: BTreeMap::from([("route 10.65.0.0/16".into(), "why".into())]),
+            drops: BTreeMap::from([("spoofed".into(), 7), ("odd \"one\"".into(), 0)]),
+        };
+        let families = parse(&metrics(&status));
+        let of = |kind: &str| {
+            let of_kind = families.iter().filter(|(_, family)| family.kind == kind);
+            of_kind.flat_map(|(_, family)| family.samples.clone()).collect::<BTreeMap<String, f64>>()
+        };
+        let counters = [
+            ("lasthop_drift_repaired_total", 250.0),
+            ("lasthop_dropped_packets_total{reason=\"odd \\\"one\\\"\"}", 0.0),
+            ("lasthop_dropped_packets_total{reason=\"spoofed\"}", 7.0),
+            ("lasthop_kernel_refusals_total", 4.0),
+            ("lasthop_kernel_writes_total", 31.0),
+        ];
+        assert_eq!(of("counter"), counters.map(|(name, value)| (name.to_owned(), value)).into());
+        let gauges = of("gauge");
+        for (name, value) in [("workloads", 2.0), ("workloads_ready", 1.0), ("yielding", 1.0), ("pending", 0.0)] {
+            assert_eq!(gauges.get(&format!("lasthop_{name}")), Some(&value), "{name}");
+        }
+        assert_eq!(families.len(), 17);
     }
 }

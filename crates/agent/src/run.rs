@@ -79,7 +79,9 @@ pub(crate) struct Agent {
     /// Routes that yield to another program's, and to whose.
     pub(crate) yielding: BTreeMap<Prefix, Foreign>,
     pub(crate) drift: VecDeque<Drift>,
+    pub(crate) drift_repaired: u64,
     pub(crate) writes: u64,
+    pub(crate) refusals: u64,
     /// Keys to look at in the next cycle, beside what the engine names.
     pub(crate) look: Look,
     pub(crate) stopping: bool,
@@ -204,7 +206,9 @@ async fn start(config: Config) -> anyhow::Result<Started> {
         pending: BTreeMap::new(),
         yielding: BTreeMap::new(),
         drift: VecDeque::new(),
+        drift_repaired: 0,
         writes: 0,
+        refusals: 0,
         look: Look::Again,
         stopping: false,
     };

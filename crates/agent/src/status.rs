@@ -119,6 +119,8 @@ impl Agent {
             learned_routes: count(|route| matches!(route, Route::Remote { .. })),
             writes: self.writes,
             drift: self.drift.iter().cloned().collect(),
+            drift_repaired: self.drift_repaired,
+            refusals: self.refusals,
             findings,
             pending: self.pending.clone(),
             yielding: self.yielding.iter().map(|(prefix, to)| (format!("route {prefix}"), to.to_string())).collect(),

@@ -50,7 +50,7 @@ pub(crate) fn status(status: &Status, workloads: &[Workload], now: Now, paint: P
     for drift in status.drift.iter().rev().take(REPAIRS_SHOWN) {
         repaired.row(vec![ago(now, drift.at).into(), drift.object.as_str().into(), drift.action.as_str().into()]);
     }
-    section(&mut text, paint, &format!("Drift repaired ({})", status.drift.len()), &repaired);
+    section(&mut text, paint, &format!("Drift repaired ({})", status.drift_repaired), &repaired);
     let mut drops = Sheet::new(&["REASON", "PACKETS"]);
     for (reason, packets) in status.drops.iter().filter(|(_, packets)| **packets > 0) {
         drops.row(vec![reason.as_str().into(), packets.to_string().into()]);
@@ -183,6 +183,8 @@ mod tests {
             learned_routes: count(3, 3),
             writes: 31,
             drift: vec![],
+            drift_repaired: 0,
+            refusals: 0,
             findings: BTreeMap::new(),
             pending: BTreeMap::new(),
             yielding: BTreeMap::new(),
@@ -239,6 +241,7 @@ BGP sessions
         host.pending.insert("route 10.65.0.24/32".into(), "link tapa429fb36-04 is absent".into());
         for number in 0..7 {
             let action = "put back".to_owned();
+            host.drift_repaired += 1;
             host.drift.push(Drift { at: 900 + number, object: format!("route 10.65.0.{number}/32"), action });
         }
         host.drops.insert("spoofed".into(), 3);
