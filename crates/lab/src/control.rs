@@ -2,7 +2,7 @@
 
 use crate::netns;
 use crate::process::Record;
-use crate::state::{LabDirectory, Manifest};
+use crate::state::{LabDirectory, Manifest, NotFound};
 use crate::topology::{Topology, Workload, WorkloadKind};
 use anyhow::{Context, Result, bail};
 use lasthop_agent::api::{Attach, Attached, Detach, LinkRequest, Netns, Request, Status};
@@ -99,7 +99,7 @@ fn workload_of<'a>(topology: &'a Topology, name: &str) -> Result<&'a Workload> {
         Some(workload) => Ok(workload),
         None => {
             let known: Vec<&str> = topology.workloads.iter().map(|w| w.name.as_str()).collect();
-            bail!("there is no workload '{name}': there is {}", known.join(", "))
+            bail!(NotFound(format!("there is no workload '{name}': there is {}", known.join(", "))))
         }
     }
 }
@@ -157,5 +157,5 @@ pub fn place(directory: &LabDirectory, manifest: &Manifest, part: &str) -> Resul
     let known = crate::build::parts(&manifest.topology);
     let hint = crate::topology::suggestion(part, known.iter().copied());
     let hint = if hint.is_empty() { format!(": there is {}", known.join(", ")) } else { hint };
-    bail!("there is no host or workload '{part}' in the lab '{}'{hint}", directory.name)
+    bail!(NotFound(format!("there is no host or workload '{part}' in the lab '{}'{hint}", directory.name)))
 }

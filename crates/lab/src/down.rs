@@ -27,7 +27,7 @@ pub struct Removed {
 /// If there is no such lab, another command is changing it, or something cannot be removed.
 pub fn down(directory: &LabDirectory) -> Result<Removed> {
     if !directory.exists() {
-        bail!("{}", directory.absent());
+        bail!(directory.absent());
     }
     let _lock = directory.lock()?;
     let there: BTreeSet<String> = netns::names()?.into_iter().collect();

@@ -11,6 +11,11 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+/// There is no lab, host, workload or network of a name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct NotFound(pub String);
+
 /// Where labs are written down.
 const BASE: &str = "/run/lasthop-lab";
 
@@ -114,8 +119,11 @@ impl LabDirectory {
     /// # Errors
     /// If there is no such lab, or another command is changing it.
     pub fn lock(&self) -> Result<File> {
+        if !self.exists() {
+            bail!(self.absent());
+        }
         let path = self.root.join("lock");
-        let file = File::create(&path).with_context(|| self.absent())?;
+        let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
         if file.try_lock().is_err() {
             bail!("another command is changing the lab '{}': wait for it to end", self.name);
         }
@@ -133,13 +141,13 @@ impl LabDirectory {
 
     /// That there is no such lab, and what there is.
     #[must_use]
-    pub fn absent(&self) -> String {
+    pub fn absent(&self) -> NotFound {
         let others: Vec<String> = Self::all().iter().map(ToString::to_string).collect();
         let hint = match others.as_slice() {
             [] => "bring one up with 'lasthop lab up'".to_owned(),
             others => format!("there is: {}", others.join(", ")),
         };
-        format!("there is no lab '{}': {hint}", self.name)
+        NotFound(format!("there is no lab '{}': {hint}", self.name))
     }
 
     /// What was written down at the beginning.
@@ -148,7 +156,7 @@ impl LabDirectory {
     /// If there is no such lab or it cannot be read.
     pub fn manifest(&self) -> Result<Manifest> {
         if !self.exists() {
-            bail!("{}", self.absent());
+            bail!(self.absent());
         }
         read_json(&self.root.join("lab.json"))
     }

@@ -3,6 +3,8 @@
 //! A topology is data only; [`crate::build`] decides what it means in namespaces and links, and
 //! [`crate::documents`] what it means in resources.
 
+mod defaults;
+
 use lasthop_net::{Family, IfName, Mac, Prefix};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +15,8 @@ use std::str::FromStr;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Topology {
-    /// What connects the hosts.
+    /// What connects the hosts; what is not written is as in the reference network.
+    #[serde(default)]
     pub fabric: Fabric,
     /// The AS of all hosts.
     #[serde(default = "default_asn")]
@@ -21,7 +24,8 @@ pub struct Topology {
     /// Who peers with whom.
     #[serde(default)]
     pub peering: Peering,
-    /// The ranges of workload addresses.
+    /// The ranges of workload addresses; none written: those of the reference network.
+    #[serde(default)]
     pub pools: Vec<Pool>,
     /// The hosts.
     pub hosts: Vec<Host>,
@@ -34,20 +38,23 @@ pub struct Topology {
 }
 
 /// The subnet that connects the hosts, and what is on it beside them.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Fabric {
-    /// One subnet for each family in use.
-    #[serde(deserialize_with = "parsed_list", serialize_with = "shown_list")]
+    /// One subnet for each family in use; default is that of the reference network for each family that hosts have.
+    #[serde(default, deserialize_with = "parsed_list", serialize_with = "shown_list")]
     pub subnets: Vec<Prefix>,
-    /// The hosts' default gateway, one address for each subnet.
+    /// The hosts' default gateway, one address for each subnet; default is the first of each.
+    #[serde(default)]
     pub gateway: Vec<IpAddr>,
     /// Name of the gateway.
     #[serde(default = "default_gateway_name")]
     pub gateway_name: String,
-    /// The "Internet" behind the gateway, an address for each subnet.
+    /// The "Internet" behind the gateway, an address for each subnet; default is that of the reference network.
+    #[serde(default)]
     pub internet: Vec<IpAddr>,
-    /// Where the store is served, an address for each subnet.
+    /// Where the store is served, an address for each subnet; default is the third of each.
+    #[serde(default)]
     pub store: Vec<IpAddr>,
 }
 
@@ -265,10 +272,11 @@ impl Topology {
     /// # Errors
     /// If it does not parse, has keys that do not exist, or makes no network.
     pub fn parse(source_name: &str, text: &str) -> Result<Self, TopologyError> {
-        let topology: Self = serde_saphyr::from_str(text).map_err(|error| TopologyError::Parse {
+        let mut topology: Self = serde_saphyr::from_str(text).map_err(|error| TopologyError::Parse {
             source_name: source_name.to_owned(),
             message: with_suggestion(&error.without_snippet().to_string()),
         })?;
+        topology.complete();
         topology.check()?;
         Ok(topology)
     }
@@ -301,8 +309,11 @@ impl Topology {
         for (what, name) in [("gateway", self.fabric.gateway_name.as_str()), ("store", "store"), ("fabric", "fabric")] {
             seen.name(what, name)?;
         }
-        for address in self.fabric.gateway.iter().chain(&self.fabric.store).chain(&self.fabric.internet) {
-            seen.address("fabric", *address)?;
+        let Fabric { gateway, store, internet, .. } = &self.fabric;
+        for (who, addresses) in [("fabric.gateway", gateway), ("fabric.store", store), ("fabric.internet", internet)] {
+            for address in addresses {
+                seen.address(who, *address)?;
+            }
         }
         if self.hosts.is_empty() {
             return wrong("there are no hosts: write at least one under 'hosts'");
@@ -473,6 +484,29 @@ workloads: [{ name: w1, host: h1, addresses: [10.65.0.2] }]
         assert_eq!(w1.chosen_link(), None, "the agent names its veths");
         let tap = Workload { kind: WorkloadKind::Tap, ..w1.clone() }.tap_name();
         assert!(tap.starts_with("tap") && tap.len() == 14, "{tap}");
+    }
+
+    #[test]
+    fn hosts_and_workloads_alone_make_a_network() {
+        let of = |line: &str| Topology::parse("test", line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        let reference = crate::builtin::builtin("reference").unwrap().unwrap();
+        let dual = crate::builtin::builtin("dual").unwrap().unwrap();
+        let minimal = "hosts: [{ name: h1, addresses: [172.18.203.10] }]\n\
+                       workloads: [{ name: w1, host: h1, addresses: [10.65.0.2] }]";
+        let both = "hosts: [{ name: h1, addresses: [172.18.203.10, 'fd00:18:203::10'] }]\n\
+                    workloads: [{ name: w1, host: h1, addresses: [10.65.0.2, 'fd00:65::2'] }]";
+        for (text, like) in [(minimal, &reference), (both, &dual)] {
+            let made = of(text);
+            let shown = |t: &Topology| serde_json::to_value((&t.fabric, &t.pools, t.as_number)).unwrap();
+            assert_eq!(shown(&made), shown(like), "{text}");
+        }
+        let own = of(
+            "fabric: { subnets: [192.0.2.0/24], store: [192.0.2.9] }\nhosts: [{ name: h1, addresses: [192.0.2.10] }]",
+        );
+        let addresses = [&own.fabric.gateway, &own.fabric.internet, &own.fabric.store].map(|list| list[0].to_string());
+        assert_eq!(addresses, ["192.0.2.1", "198.51.100.1", "192.0.2.9"]);
+        let taken = Topology::parse("test", "hosts: [{ name: h1, addresses: [172.18.203.3] }]").unwrap_err();
+        assert!(taken.to_string().contains("'h1' and 'fabric.store' both have the address 172.18.203.3"), "{taken}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use lasthop_agent::api::Code;
 use lasthop_agent::client::ClientError;
 use lasthop_agent::config::ConfigError;
+use lasthop_lab::state::NotFound;
 use lasthop_lab::topology::TopologyError;
 use std::process::ExitCode;
 
@@ -72,7 +73,11 @@ impl Failure {
 
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
-        let exit = if error.is::<TopologyError>() { Exit::Usage } else { Exit::Failed };
+        let exit = match () {
+            () if error.is::<TopologyError>() => Exit::Usage,
+            () if error.is::<NotFound>() => Exit::NotFound,
+            () => Exit::Failed,
+        };
         Self::new(exit, format!("{error:#}"))
     }
 }

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use lasthop_lab::builtin::{BUILTINS, Size, builtin, generate};
 use lasthop_lab::ping::Patience;
 use lasthop_lab::progress::Progress;
-use lasthop_lab::state::{LabDirectory, LabName};
+use lasthop_lab::state::{LabDirectory, LabName, NotFound};
 use lasthop_lab::topology::{Peering, Topology};
 use lasthop_lab::{control, down, guest, netns, routes, up, view};
 use nix::sys::signal::Signal;
@@ -247,7 +247,7 @@ fn topologies(name: Option<&str>, output: Output) -> Result<()> {
         return show(output, &all, |all| all.iter().map(|(name, about)| format!("{name:<12} {about}\n")).collect());
     };
     let Some(known) = BUILTINS.iter().find(|known| known.name == name) else {
-        bail!("there is no network '{name}': 'lasthop lab topologies' lists what there is");
+        bail!(NotFound(format!("there is no network '{name}': 'lasthop lab topologies' lists what there is")));
     };
     show(output, &known.text(), |text| (*text).to_owned())
 }
