@@ -19,9 +19,12 @@ fn count(scratch: &Scratch) -> usize {
     scratch.sh(list).parse().unwrap()
 }
 
+/// Deletes the entries of addresses; how many fewer there are.
 fn delete(scratch: &Scratch, addresses: &[&str]) -> usize {
     let addresses: BTreeSet<IpAddr> = addresses.iter().map(|a| a.parse().unwrap()).collect();
-    scratch.run(|| conntrack::delete_for(&addresses).unwrap())
+    let before = count(scratch);
+    scratch.run(|| conntrack::delete_for(&addresses).unwrap());
+    before - count(scratch)
 }
 
 #[test]

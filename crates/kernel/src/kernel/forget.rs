@@ -1,5 +1,5 @@
-//! Forgetting the connections of departed addresses, beside the work: listing connections walks the kernel's whole table
-//! (10 ms for one of 262,144 buckets). An address is not routed to its next owner before its connections are forgotten.
+//! Forgetting the connections of departed addresses, beside the work: the kernel's whole table is walked for it. An
+//! address is not routed to its next owner before its connections are forgotten.
 
 use crate::conntrack;
 use std::collections::BTreeSet;
@@ -60,7 +60,7 @@ impl Shared {
             let addresses = state.at_work.clone();
             drop(state);
             match conntrack::delete_for(&addresses) {
-                Ok(count) => tracing::debug!(count, addresses = addresses.len(), "connections forgotten"),
+                Ok(()) => tracing::debug!(addresses = addresses.len(), "connections forgotten"),
                 Err(error) => tracing::warn!(%error, "cannot forget the connections of departed addresses"),
             }
             let mut state = self.lock();
