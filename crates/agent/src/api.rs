@@ -28,7 +28,7 @@ pub struct Envelope {
 #[serde(tag = "op", rename_all = "snake_case")]
 pub enum Request {
     /// Connect a workload. Idempotent; answers [`Attached`] once the kernel has acknowledged everything.
-    Attach(Attach),
+    Attach(Box<Attach>),
     /// Disconnect a workload. Idempotent; answers [`Detached`].
     Detach(Detach),
     /// All workloads of this host: answers a list of [`Workload`].

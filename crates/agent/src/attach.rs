@@ -30,7 +30,7 @@ pub(crate) struct Waiting {
 
 enum What {
     /// Its record is written and its link is there, or to come.
-    Attached(WorkloadEndpoint),
+    Attached(Box<WorkloadEndpoint>),
     Detached(Detached),
     Refused(Refusal),
 }
@@ -50,7 +50,10 @@ impl Agent {
             let (key, what) = match call.request {
                 Request::Attach(attach) => {
                     let key = EndpointKey { namespace: attach.namespace.clone(), name: attach.name.clone() };
-                    (key, self.prepare(&attach).map_or_else(What::Refused, What::Attached))
+                    (
+                        key,
+                        self.prepare(&attach).map_or_else(What::Refused, |endpoint| What::Attached(Box::new(endpoint))),
+                    )
                 }
                 Request::Detach(detach) => {
                     let key = EndpointKey { namespace: detach.namespace, name: detach.name };

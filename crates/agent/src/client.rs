@@ -94,7 +94,7 @@ impl Client {
     /// # Errors
     /// See [`Self::call`].
     pub fn attach(&mut self, attach: Attach) -> Result<Attached, ClientError> {
-        self.call(Request::Attach(attach))
+        self.call(Request::Attach(Box::new(attach)))
     }
 
     /// Disconnects a workload.

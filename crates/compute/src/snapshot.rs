@@ -11,6 +11,7 @@ use std::net::IpAddr;
 /// A change of what is known. Events may come coalesced, repeated, stale or as deletes of nothing: each
 /// carries the whole value, and nothing is concluded from their order.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "short-lived, and mostly of the large kind")]
 pub enum Event {
     /// A resource is as given.
     Put(Key, Resource),
@@ -58,6 +59,7 @@ pub struct Snapshot {
 
 /// Which parts of [`crate::Desired`] an event can reach.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "short-lived, and mostly of the large kind")]
 pub(crate) enum Reach {
     Nothing,
     Endpoint { key: EndpointKey, before: Option<WorkloadEndpoint> },

@@ -384,7 +384,7 @@ fn killed_at_any_moment_of_a_storm_nothing_is_left_over_or_missing() {
                         let name = format!("s{caller}-{which}");
                         let request = if come {
                             let address = format!("10.65.{}.{}", 20 + caller, 1 + which);
-                            Request::Attach(attach(&name, veth(space, &format!("e{which}")), &[&address]))
+                            Request::Attach(Box::new(attach(&name, veth(space, &format!("e{which}")), &[&address])))
                         } else {
                             Request::Detach(Detach { namespace: "default".to_owned(), name })
                         };
