@@ -35,7 +35,10 @@ pub use node::Node;
 pub use pool::IpPool;
 pub use problem::{Invalid, Problem};
 pub use resource::{Key, Resource, SettingsScope};
-pub use settings::{EndpointToHost, HostMac, Overlay, ProgramRoutes, Settings, SourceSpoofing};
+pub use settings::{
+    Dataplane, DenyAction, EndpointToHost, FailsafePort, HostMac, IptablesBackend, Overlay, ProgramRoutes, Rate,
+    Revoke, Settings, SourceSpoofing,
+};
 pub use suggest::closest;
 
 /// Labels of a resource: sorted, so that output never depends on hashing.

@@ -111,7 +111,10 @@ fn settings_are_laid_over_the_defaults() {
     let (scope, overlay) = settings(json!({
         "interfacePrefix": "lh, tap", "defaultEndpointToHostAction": "accept", "programClusterRoutes": "Disabled",
         "workloadSourceSpoofing": "any", "routeRefreshInterval": "10s", "routeMetric": 5, "ipv4NormalRoutePriority": 1024,
-        "hostMAC": "FixedOnAll",
+        "hostMAC": "FixedOnAll", "nftablesMode": "Disabled", "iptablesBackend": "legacy", "iptablesFilterDenyAction": "Reject",
+        "failsafeInboundHostPorts": [{"protocol": "tcp", "port": 22, "net": "10.0.0.0/8"}], "failsafeOutboundHostPorts": [],
+        "logPrefix": "denied %n: ", "logActionRateLimit": "10/minute", "logActionRateLimitBurst": 1,
+        "revokeConnections": "DeniedFlows",
     }))
     .unwrap();
     assert_eq!(scope, SettingsScope::Default);
@@ -125,6 +128,15 @@ fn settings_are_laid_over_the_defaults() {
         source_spoofing: SourceSpoofing::Any,
         refresh: Duration::from_secs(10),
         host_mac: HostMac::FixedOnAll,
+        dataplane: Dataplane::Iptables,
+        iptables_backend: IptablesBackend::Legacy,
+        deny_action: DenyAction::Reject,
+        failsafe_in: [FailsafePort { protocol: 6, port: 22, net: "10.0.0.0/8".parse().ok() }].into(),
+        failsafe_out: BTreeSet::new(),
+        log_prefix: "denied %n: ".into(),
+        log_rate: Some(Rate { packets: 10, per: Duration::from_secs(60) }),
+        log_burst: 1,
+        revoke: Revoke::DeniedFlows,
     };
     assert_eq!(settings, expected);
 }

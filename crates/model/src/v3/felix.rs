@@ -1,14 +1,20 @@
 //! `FelixConfiguration`: the agent's settings.
 //!
 //! All fields of the reference are accepted ([`super::felix_fields`]); those in force are listed here, with
-//! our own additions: `routeMetric` and `hostMAC`.
+//! our own additions: `routeMetric`, `hostMAC` and `revokeConnections`.
 
 use super::felix_fields::SPEC;
 use super::metadata::METADATA;
+use super::policy::protocol_number;
 use super::shape::{Checker, Field, Shape, field};
 use super::spot::Spot;
-use crate::{EndpointToHost, HostMac, Key, Overlay, ProgramRoutes, Resource, SettingsScope, SourceSpoofing};
+use super::text;
+use crate::{
+    Dataplane, DenyAction, EndpointToHost, FailsafePort, HostMac, IptablesBackend, Key, Overlay, ProgramRoutes,
+    Resource, Revoke, SettingsScope, SourceSpoofing,
+};
 use lasthop_net::Metric;
+use std::collections::BTreeSet;
 
 pub(super) const FIELDS: &[Field] = &[
     field("apiVersion", Shape::Text),
@@ -67,5 +73,45 @@ fn overlay(spec: &Spot<'_>) -> Overlay {
             Some("Kept") => Some(HostMac::Kept),
             _ => None,
         },
+        dataplane: match spec.text("nftablesMode") {
+            Some("Auto") => Some(Dataplane::Auto),
+            Some("Enabled") => Some(Dataplane::Nftables),
+            Some("Disabled") => Some(Dataplane::Iptables),
+            _ => None,
+        },
+        iptables_backend: match word("iptablesBackend").as_deref() {
+            Some("auto") => Some(IptablesBackend::Auto),
+            Some("legacy") => Some(IptablesBackend::Legacy),
+            Some("nft") => Some(IptablesBackend::Nft),
+            _ => None,
+        },
+        deny_action: match word("nftablesFilterDenyAction").or_else(|| word("iptablesFilterDenyAction")).as_deref() {
+            Some("drop") => Some(DenyAction::Drop),
+            Some("reject") => Some(DenyAction::Reject),
+            _ => None,
+        },
+        failsafe_in: failsafes(spec, "failsafeInboundHostPorts"),
+        failsafe_out: failsafes(spec, "failsafeOutboundHostPorts"),
+        log_prefix: spec.text("logPrefix").map(str::to_owned),
+        log_rate: spec.text("logActionRateLimit").and_then(text::rate_of),
+        log_burst: spec.number("logActionRateLimitBurst"),
+        revoke: match spec.text("revokeConnections") {
+            Some("RemovedEndpoints") => Some(Revoke::RemovedEndpoints),
+            Some("DeniedFlows") => Some(Revoke::DeniedFlows),
+            _ => None,
+        },
     }
+}
+
+/// A list that is there is the whole list, and an empty one leaves no port open.
+fn failsafes(spec: &Spot<'_>, name: &str) -> Option<BTreeSet<FailsafePort>> {
+    let port = |spot: &Spot<'_>| {
+        Some(FailsafePort {
+            protocol: protocol_number(spot.text("protocol")?)?,
+            port: spot.number("port")?,
+            net: spot.parse("net"),
+        })
+    };
+    spec.get(name)?;
+    Some(spec.items(name).iter().filter_map(port).collect())
 }

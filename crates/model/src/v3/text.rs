@@ -1,10 +1,12 @@
 //! Checks of texts: each says what is wrong and what to write.
 
 use super::shape::shorten;
+use crate::Rate;
 use crate::name::is_subdomain;
 use crate::selector::Selector;
 use lasthop_net::{Family, IfName, Mac, Prefix};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 type Checked = Result<(), String>;
 
@@ -56,13 +58,23 @@ pub(crate) fn log_prefix(text: &str) -> Checked {
 }
 
 /// A rate such as `10/second`.
+pub(crate) fn rate_of(text: &str) -> Option<Rate> {
+    let (number, unit) = text.split_once('/')?;
+    let digits = number.bytes().all(|b| b.is_ascii_digit());
+    let packets = number.parse().ok().filter(|packets| digits && (1..=9999).contains(packets))?;
+    let seconds = match unit {
+        "second" => 1,
+        "minute" => 60,
+        "hour" => 3_600,
+        "day" => 86_400,
+        _ => return None,
+    };
+    Some(Rate { packets, per: Duration::from_secs(seconds) })
+}
+
+/// A rate such as `10/second`.
 pub(crate) fn rate(text: &str) -> Checked {
-    let fits = text.split_once('/').is_some_and(|(number, unit)| {
-        let number =
-            number.bytes().all(|b| b.is_ascii_digit()) && number.parse().is_ok_and(|n| (1..=9999).contains(&n));
-        number && ["second", "minute", "hour", "day"].contains(&unit)
-    });
-    if fits {
+    if rate_of(text).is_some() {
         return Ok(());
     }
     Err(format!("'{}' is not a rate; write 1 to 9999 and second, minute, hour or day, e.g. 10/second", shorten(text)))
