@@ -14,6 +14,7 @@ mod engine;
 mod link;
 mod oracle;
 mod peers;
+mod policy;
 mod snapshot;
 
 pub use desired::{BgpIntent, Changes, Desired, Finding, Guard, Link, Nat, PeerIntent, Route, Source, Sysctl};

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 /// Valid documents: those of the conformance cases, and one with every field in force of each kind.
 fn valid() -> Vec<Value> {
-    let file: Value = serde_json::from_str(include_str!("data/validation.json")).unwrap();
+    let file: Value = serde_json::from_str(include_str!("../../../conformance/validation.json")).unwrap();
     let cases = file["cases"].as_array().unwrap().iter();
     let known = |case: &&Value| {
         let kind = case["kind"].as_str().unwrap();

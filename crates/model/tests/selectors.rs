@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 fn cases() -> Vec<Value> {
-    let file: Value = serde_json::from_str(include_str!("data/selectors.json")).unwrap();
+    let file: Value = serde_json::from_str(include_str!("../../../conformance/selectors.json")).unwrap();
     file["cases"].as_array().unwrap().clone()
 }
 

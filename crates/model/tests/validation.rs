@@ -7,7 +7,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 
 fn file() -> Value {
-    serde_json::from_str(include_str!("data/validation.json")).unwrap()
+    serde_json::from_str(include_str!("../../../conformance/validation.json")).unwrap()
 }
 
 fn text<'a>(case: &'a Value, name: &str) -> &'a str {

@@ -8,4 +8,15 @@
 //! [`ir`] is what every dataplane renders, and what the evaluator, which is the specification, reads.
 #![forbid(unsafe_code)]
 
+pub mod compile;
+pub mod decide;
 pub mod ir;
+pub mod journey;
+pub mod labels;
+pub mod order;
+pub mod sets;
+pub mod stack;
+pub mod world;
+
+pub use decide::{Cause, Decision, Packet, Verdict, decide};
+pub use world::World;

@@ -1,6 +1,8 @@
-//! Development commands that need more than a test: `cargo xtask bench [NAME…]`.
+//! Development commands that need more than a test: `cargo xtask bench [NAME…]`, `cargo xtask conformance KIND FILE`.
 
 mod bench;
+
+use lasthop_xtask::conformance;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -17,11 +19,16 @@ struct Cli {
 enum Command {
     /// Measures the numbers that are promised, each beside its baseline; prints a table, writes bench/results/.
     Bench(bench::Options),
+    /// Runs a case file of the shared form, and says what failed and why.
+    Conformance(conformance::Options),
 }
 
 fn main() -> ExitCode {
-    let Command::Bench(options) = Cli::parse().command;
-    match bench::run(&options) {
+    let result = match Cli::parse().command {
+        Command::Bench(options) => bench::run(&options),
+        Command::Conformance(options) => conformance::run(&options),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");

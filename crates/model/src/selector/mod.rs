@@ -39,6 +39,15 @@ enum Expression {
     Or(Vec<Expression>),
 }
 
+/// A label that a selector cannot do without: what has none such does not match.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Requirement {
+    /// The label of this key has one of these values.
+    OneOf(String, BTreeSet<String>),
+    /// There is a label of this key.
+    Has(String),
+}
+
 /// Why a text is not a selector.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("selector '{}': {reason}", crate::v3::shape::shorten(text))]
@@ -109,10 +118,30 @@ impl Selector {
         }
     }
 
+    /// Whether it is `all()`.
+    #[must_use]
+    pub fn is_all(&self) -> bool {
+        self.0 == Expression::All
+    }
+
+    /// The same over labels whose keys begin with `prefix`.
+    #[must_use]
+    pub fn prefixed(&self, prefix: &str) -> Self {
+        let mut copy = self.0.clone();
+        copy.each_key(&mut |key| key.insert_str(0, prefix));
+        Self(copy)
+    }
+
     /// Whether the labels match.
     #[must_use]
     pub fn matches(&self, labels: &Labels) -> bool {
         self.0.matches(labels)
+    }
+
+    /// Labels that it cannot do without, for finding candidates by index. None: it may match anything.
+    #[must_use]
+    pub fn requirements(&self) -> Vec<Requirement> {
+        self.0.requirements()
     }
 
     /// Whether `global()` stands anywhere in it: only the namespace selectors of rules may use it.
@@ -138,6 +167,34 @@ impl Expression {
             Self::Not(inner) => !inner.matches(labels),
             Self::And(parts) => parts.iter().all(|part| part.matches(labels)),
             Self::Or(parts) => parts.iter().any(|part| part.matches(labels)),
+        }
+    }
+
+    fn each_key(&mut self, change: &mut dyn FnMut(&mut String)) {
+        match self {
+            Self::All | Self::Global => {}
+            Self::Has(key)
+            | Self::Equals(key, _)
+            | Self::Differs(key, _)
+            | Self::In(key, _)
+            | Self::NotIn(key, _)
+            | Self::Contains(key, _)
+            | Self::StartsWith(key, _)
+            | Self::EndsWith(key, _) => change(key),
+            Self::Not(inner) => inner.each_key(change),
+            Self::And(parts) | Self::Or(parts) => parts.iter_mut().for_each(|part| part.each_key(change)),
+        }
+    }
+
+    fn requirements(&self) -> Vec<Requirement> {
+        match self {
+            Self::Equals(key, value) => vec![Requirement::OneOf(key.clone(), BTreeSet::from([value.clone()]))],
+            Self::In(key, values) => vec![Requirement::OneOf(key.clone(), values.clone())],
+            Self::Has(key) | Self::Contains(key, _) | Self::StartsWith(key, _) | Self::EndsWith(key, _) => {
+                vec![Requirement::Has(key.clone())]
+            }
+            Self::And(parts) => parts.iter().flat_map(Self::requirements).collect(),
+            Self::All | Self::Global | Self::Differs(..) | Self::NotIn(..) | Self::Not(_) | Self::Or(_) => Vec::new(),
         }
     }
 

@@ -1,0 +1,530 @@
+//! The specification: what becomes of a packet at one endpoint, and why.
+//!
+//! Reads a [`Stack`] as [`crate::ir`] says, step by step. Every dataplane is held against this.
+
+use crate::ir::{
+    Action, Digest, Direction, End, Force, HostPolicy, Icmp, Member, Owner, Ports, Program, ProgramId, Rule, SetId,
+    Side, Stack, StepName, TierDefault,
+};
+use lasthop_net::{Family, Prefix};
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::IpAddr;
+
+const ICMP: u8 = 1;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const ICMPV6: u8 = 58;
+const SCTP: u8 = 132;
+const UDPLITE: u8 = 136;
+
+/// The first packet of a connection, as policy sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Packet {
+    /// Source address.
+    pub source: IpAddr,
+    /// Destination address, of the same family.
+    pub destination: IpAddr,
+    /// What it carries.
+    pub transport: Transport,
+}
+
+/// What a packet carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Transport {
+    /// A protocol with ports.
+    Ports {
+        /// Its number: TCP, UDP, UDPLite or SCTP.
+        protocol: u8,
+        /// Source port.
+        source: u16,
+        /// Destination port.
+        destination: u16,
+    },
+    /// ICMP, or ICMPv6.
+    Icmp {
+        /// 1 or 58.
+        protocol: u8,
+        /// Type.
+        kind: u8,
+        /// Code.
+        code: u8,
+    },
+    /// Any other protocol.
+    Other(u8),
+}
+
+/// The programs and sets that a stack refers to.
+pub trait Knowledge {
+    /// A program.
+    fn program(&self, id: ProgramId) -> Option<&Program>;
+    /// Whether an address is in a set of addresses.
+    fn has_address(&self, set: SetId, address: IpAddr) -> bool;
+    /// Whether a port of an address is in a set of ports.
+    fn has_port(&self, set: SetId, member: (IpAddr, u8, u16)) -> bool;
+    /// What a set stands for, in words.
+    fn describe(&self, set: SetId) -> String;
+}
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verdict {
+    /// It passes.
+    Allow,
+    /// It does not.
+    Deny,
+    /// Nothing is said here: it goes on.
+    GoOn,
+}
+
+/// A rule, by its place in the resource.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RuleName {
+    /// Whose.
+    pub owner: Owner,
+    /// In which list.
+    pub direction: Direction,
+    /// Its index there, from 0.
+    pub index: usize,
+}
+
+/// What decided.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cause {
+    /// A rule.
+    Rule(RuleName),
+    /// Policies of a tier apply to the endpoint, none answered, and the tier denies then.
+    TierDefault {
+        /// The tier.
+        tier: String,
+        /// Those policies.
+        asked: Vec<Owner>,
+    },
+    /// No tier answered, and no profile did.
+    NoProfileAnswers {
+        /// Those profiles.
+        asked: Vec<Owner>,
+    },
+    /// No tier answered, and there is no profile.
+    NoProfile,
+    /// Nobody answered where silence is consent.
+    Silence,
+    /// A program is named that nobody knows.
+    Lost(ProgramId),
+}
+
+/// A rule that would have allowed the packet, but for this.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NearMiss {
+    /// What differed; at least one thing.
+    pub differences: Vec<Difference>,
+    /// The rule.
+    pub rule: RuleName,
+}
+
+/// One thing that a rule asks for and a packet has not.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Difference {
+    /// The field of the rule.
+    pub field: &'static str,
+    /// What the rule asks for.
+    pub wanted: String,
+    /// What the packet has.
+    pub was: String,
+}
+
+/// A verdict and the path to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// What becomes of the packet.
+    pub verdict: Verdict,
+    /// What decided.
+    pub by: Cause,
+    /// Rules that passed it on to the next tier before.
+    pub passed: Vec<RuleName>,
+    /// Rules that noted it.
+    pub logged: Vec<RuleName>,
+    /// What staged policies would have said, and by which rule.
+    pub staged: Vec<(RuleName, Action)>,
+    /// If denied by default: the rules that came nearest to allowing it, nearest first.
+    pub near: Vec<NearMiss>,
+}
+
+/// How many near misses are told.
+const NEAREST: usize = 3;
+
+/// Decides about a packet at one endpoint in one direction.
+#[must_use]
+pub fn decide(stack: &Stack, known: &impl Knowledge, packet: &Packet) -> Decision {
+    let mut walk = Walk { known, packet, passed: Vec::new(), logged: Vec::new(), staged: Vec::new(), near: Vec::new() };
+    for step in &stack.steps {
+        match walk.step(&step.programs) {
+            Said::Final(verdict, rule) => return walk.finish(verdict, Cause::Rule(rule)),
+            Said::Lost(program) => return walk.finish(Verdict::Deny, Cause::Lost(program)),
+            Said::Pass => {}
+            Said::Nothing if step.otherwise == TierDefault::Pass => {}
+            Said::Nothing => {
+                let asked = step.programs.iter().filter_map(|id| known.program(*id));
+                let asked = asked.filter(|p| p.force == Force::Enforced).map(|p| p.owner.clone()).collect();
+                let cause = match &step.name {
+                    StepName::Tier(tier) => Cause::TierDefault { tier: tier.clone(), asked },
+                    StepName::Profiles => Cause::NoProfileAnswers { asked },
+                };
+                return walk.finish(Verdict::Deny, cause);
+            }
+        }
+    }
+    match stack.end {
+        End::Deny => walk.finish(Verdict::Deny, Cause::NoProfile),
+        End::GoOn => walk.finish(Verdict::GoOn, Cause::Silence),
+    }
+}
+
+enum Said {
+    Final(Verdict, RuleName),
+    Lost(ProgramId),
+    Pass,
+    Nothing,
+}
+
+struct Walk<'a, K> {
+    known: &'a K,
+    packet: &'a Packet,
+    passed: Vec<RuleName>,
+    logged: Vec<RuleName>,
+    staged: Vec<(RuleName, Action)>,
+    near: Vec<NearMiss>,
+}
+
+impl<K: Knowledge> Walk<'_, K> {
+    fn step(&mut self, programs: &[ProgramId]) -> Said {
+        for id in programs {
+            // A program that is not there is not known to allow anything.
+            let Some(program) = self.known.program(*id) else { return Said::Lost(*id) };
+            let Some((index, action)) = self.first_match(program) else { continue };
+            let rule = name(program, index);
+            if program.force == Force::Staged {
+                self.staged.push((rule, action));
+                continue;
+            }
+            match action {
+                Action::Allow => return Said::Final(Verdict::Allow, rule),
+                Action::Deny => return Said::Final(Verdict::Deny, rule),
+                Action::Pass => {
+                    self.passed.push(rule);
+                    return Said::Pass;
+                }
+                Action::Log => {}
+            }
+        }
+        Said::Nothing
+    }
+
+    /// The first rule with a final action that matches.
+    fn first_match(&mut self, program: &Program) -> Option<(usize, Action)> {
+        for (index, rule) in program.rules.iter().enumerate() {
+            let differences = differences(rule, self.packet, self.known);
+            match (differences.is_empty(), rule.action) {
+                (true, Action::Log) if program.force == Force::Enforced => self.logged.push(name(program, index)),
+                (true, Action::Log) => {}
+                (true, action) => return Some((index, action)),
+                (false, Action::Allow) if program.force == Force::Enforced => {
+                    self.near.push(NearMiss { differences, rule: name(program, index) });
+                }
+                (false, _) => {}
+            }
+        }
+        None
+    }
+
+    fn finish(mut self, verdict: Verdict, by: Cause) -> Decision {
+        if verdict == Verdict::Deny && !matches!(by, Cause::Rule(_)) {
+            self.near.sort_by_key(|miss| miss.differences.len());
+            self.near.truncate(NEAREST);
+        } else {
+            self.near.clear();
+        }
+        let Self { passed, logged, staged, near, .. } = self;
+        Decision { verdict, by, passed, logged, staged, near }
+    }
+}
+
+fn name(program: &Program, index: usize) -> RuleName {
+    RuleName { owner: program.owner.clone(), direction: program.direction, index }
+}
+
+impl Packet {
+    /// Its family.
+    #[must_use]
+    pub fn family(&self) -> Family {
+        Family::of(self.source)
+    }
+}
+
+impl Transport {
+    /// A packet of this protocol with these ports, if it has ports at all.
+    #[must_use]
+    pub fn of(protocol: u8, source: u16, destination: u16) -> Self {
+        match protocol {
+            TCP | UDP | SCTP | UDPLITE => Self::Ports { protocol, source, destination },
+            ICMP | ICMPV6 => Self::Icmp { protocol, kind: 8, code: 0 },
+            other => Self::Other(other),
+        }
+    }
+
+    /// The protocol's number.
+    #[must_use]
+    pub fn protocol(self) -> u8 {
+        match self {
+            Self::Ports { protocol, .. } | Self::Icmp { protocol, .. } | Self::Other(protocol) => protocol,
+        }
+    }
+}
+
+/// What a rule asks for and a packet has not; nothing: the rule matches.
+fn differences(rule: &Rule, packet: &Packet, known: &impl Knowledge) -> Vec<Difference> {
+    let mut found = Vec::new();
+    let protocol = packet.transport.protocol();
+    let mut differ = |field, wanted: String, was: String| found.push(Difference { field, wanted, was });
+    if rule.family.is_some_and(|family| family != packet.family()) {
+        let version = |family| match family {
+            Family::V4 => "4".to_owned(),
+            Family::V6 => "6".to_owned(),
+        };
+        differ("ipVersion", rule.family.map(version).unwrap_or_default(), version(packet.family()));
+    }
+    if let Some(wanted) = rule.protocol.filter(|wanted| *wanted != protocol) {
+        differ("protocol", protocol_name(wanted), protocol_name(protocol));
+    }
+    if rule.not_protocol == Some(protocol) {
+        differ("notProtocol", format!("not {}", protocol_name(protocol)), protocol_name(protocol));
+    }
+    let is = |icmp: Icmp| match packet.transport {
+        Transport::Icmp { kind, code, .. } => icmp.kind == kind && icmp.code.is_none_or(|wanted| wanted == code),
+        _ => false,
+    };
+    if let Some(icmp) = rule.icmp.filter(|icmp| !is(*icmp)) {
+        differ("icmp", in_words(icmp), packet.transport.to_string());
+    }
+    if let Some(icmp) = rule.not_icmp.filter(|icmp| is(*icmp)) {
+        differ("notICMP", format!("not {}", in_words(icmp)), packet.transport.to_string());
+    }
+    let ports = match packet.transport {
+        Transport::Ports { source, destination, .. } => (Some(source), Some(destination)),
+        _ => (None, None),
+    };
+    let source = Half { address: packet.source, protocol, port: ports.0, fields: &SOURCE };
+    let destination = Half { address: packet.destination, protocol, port: ports.1, fields: &DESTINATION };
+    source.differences(&rule.source, known, &mut found);
+    destination.differences(&rule.destination, known, &mut found);
+    found
+}
+
+/// Names of the fields of one side of a rule: nets, notNets, selector, notSelector, ports, notPorts.
+type Fields = [&'static str; 6];
+const SOURCE: Fields =
+    ["source.nets", "source.notNets", "source.selector", "source.notSelector", "source.ports", "source.notPorts"];
+const DESTINATION: Fields = [
+    "destination.nets",
+    "destination.notNets",
+    "destination.selector",
+    "destination.notSelector",
+    "destination.ports",
+    "destination.notPorts",
+];
+
+/// One end of a packet.
+struct Half<'a> {
+    address: IpAddr,
+    protocol: u8,
+    port: Option<u16>,
+    fields: &'a Fields,
+}
+
+impl Half<'_> {
+    fn differences(&self, side: &Side, known: &impl Knowledge, found: &mut Vec<Difference>) {
+        let [nets, not_nets, selector, not_selector, ports, not_ports] = *self.fields;
+        let was = || self.address.to_string();
+        let port = || self.port.map_or_else(|| "none".to_owned(), |port| port.to_string());
+        let mut differ = |field, wanted: String, was: String| found.push(Difference { field, wanted, was });
+        if let Some(wanted) = side.nets.as_ref().filter(|wanted| !contains(wanted, self.address)) {
+            differ(nets, one_of(wanted), was());
+        }
+        if contains(&side.not_nets, self.address) {
+            differ(not_nets, format!("not {}", one_of(&side.not_nets)), was());
+        }
+        for set in side.within.iter().filter(|set| !known.has_address(**set, self.address)) {
+            differ(selector, known.describe(*set), was());
+        }
+        for set in side.not_within.iter().filter(|set| known.has_address(**set, self.address)) {
+            differ(not_selector, format!("not {}", known.describe(*set)), was());
+        }
+        if let Some(wanted) = side.ports.as_ref().filter(|wanted| !self.is_in(wanted, known)) {
+            differ(ports, ports_in_words(wanted, known), port());
+        }
+        if let Some(refused) = side.not_ports.as_ref().filter(|refused| self.is_in(refused, known)) {
+            differ(not_ports, format!("not {}", ports_in_words(refused, known)), port());
+        }
+    }
+
+    fn is_in(&self, ports: &Ports, known: &impl Knowledge) -> bool {
+        let Some(port) = self.port else { return false };
+        ports.ranges.iter().any(|range| range.bounds().contains(&port))
+            || ports.sets.iter().any(|set| known.has_port(*set, (self.address, self.protocol, port)))
+    }
+}
+
+fn contains(nets: &BTreeSet<Prefix>, address: IpAddr) -> bool {
+    nets.iter().any(|net| net.contains(address))
+}
+
+fn one_of(nets: &BTreeSet<Prefix>) -> String {
+    let texts: Vec<String> = nets.iter().map(ToString::to_string).collect();
+    if texts.is_empty() { "nothing".to_owned() } else { texts.join(" or ") }
+}
+
+fn ports_in_words(ports: &Ports, known: &impl Knowledge) -> String {
+    let range = |range: &crate::ir::PortRange| {
+        let (first, last) = range.bounds().into_inner();
+        if first == last { first.to_string() } else { format!("{first}-{last}") }
+    };
+    let ranges = ports.ranges.iter().map(range);
+    let texts: Vec<String> = ranges.chain(ports.sets.iter().map(|set| known.describe(*set))).collect();
+    texts.join(" or ")
+}
+
+fn in_words(icmp: Icmp) -> String {
+    match icmp.code {
+        Some(code) => format!("type {} code {code}", icmp.kind),
+        None => format!("type {}", icmp.kind),
+    }
+}
+
+/// A protocol by its usual name.
+#[must_use]
+pub fn protocol_name(protocol: u8) -> String {
+    match protocol {
+        ICMP => "ICMP".to_owned(),
+        TCP => "TCP".to_owned(),
+        UDP => "UDP".to_owned(),
+        ICMPV6 => "ICMPv6".to_owned(),
+        SCTP => "SCTP".to_owned(),
+        UDPLITE => "UDPLite".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+impl Knowledge for HostPolicy {
+    fn program(&self, id: ProgramId) -> Option<&Program> {
+        self.programs.get(&id).map(AsRef::as_ref)
+    }
+
+    fn has_address(&self, set: SetId, address: IpAddr) -> bool {
+        let Some(set) = self.sets.get(&set) else { return false };
+        set.members.contains(&Member::Net(Prefix::host(address)))
+            || set.members.iter().any(|member| matches!(member, Member::Net(net) if net.contains(address)))
+    }
+
+    fn has_port(&self, set: SetId, (address, protocol, port): (IpAddr, u8, u16)) -> bool {
+        self.sets.get(&set).is_some_and(|set| set.members.contains(&Member::Port(address, protocol, port)))
+    }
+
+    fn describe(&self, SetId(Digest(bytes)): SetId) -> String {
+        format!("set {:02x}{:02x}{:02x}{:02x}", bytes[0], bytes[1], bytes[2], bytes[3])
+    }
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ports { protocol, destination, .. } => write!(f, "{} port {destination}", protocol_name(*protocol)),
+            Self::Icmp { protocol, kind, code } => {
+                write!(f, "{} type {kind} code {code}", protocol_name(*protocol))
+            }
+            Self::Other(protocol) => write!(f, "protocol {protocol}"),
+        }
+    }
+}
+
+impl fmt::Display for Packet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} → {}, {}", self.source, self.destination, self.transport)
+    }
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        })
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Policy { key, .. } => write!(f, "{key}"),
+            Self::Profile(name) => write!(f, "Profile/{name}"),
+            Self::MissingProfile(name) => write!(f, "Profile/{name}, which does not exist"),
+            Self::Unusable { key, reason } => write!(f, "{key}, which cannot be programmed ({reason})"),
+        }
+    }
+}
+
+impl fmt::Display for RuleName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.owner {
+            Owner::Policy { tier, .. } => {
+                write!(f, "{} rule {} of {} (tier {tier})", self.direction, self.index, self.owner)
+            }
+            Owner::Profile(_) => write!(f, "{} rule {} of {}", self.direction, self.index, self.owner),
+            Owner::MissingProfile(_) | Owner::Unusable { .. } => write!(f, "{}", self.owner),
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |owners: &[Owner]| owners.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        match self {
+            Self::Rule(rule) => write!(f, "{rule}"),
+            Self::TierDefault { tier, asked } => {
+                write!(f, "the default of tier {tier}: {} apply, and no rule of theirs matches", list(asked))
+            }
+            Self::NoProfileAnswers { asked } => write!(f, "the default: no rule of {} matches", list(asked)),
+            Self::NoProfile => f.write_str("the default: no policy decides, and the endpoint has no profile"),
+            Self::Silence => f.write_str("nothing: no policy decides here"),
+            Self::Lost(program) => write!(f, "a program that is not there ({})", program.0),
+        }
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is {}, the rule asks for {}", self.field, self.was, self.wanted)
+    }
+}
+
+impl fmt::Display for NearMiss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let differences: Vec<String> = self.differences.iter().map(ToString::to_string).collect();
+        write!(f, "{} would have allowed it, but {}", self.rule, differences.join("; "))
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Allow => "allowed",
+            Self::Deny => "denied",
+            Self::GoOn => "not judged",
+        })
+    }
+}
+
+impl fmt::Display for Decision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} by {}", self.verdict, self.by)
+    }
+}

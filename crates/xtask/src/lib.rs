@@ -1,0 +1,3 @@
+//! What development commands and tests share.
+
+pub mod conformance;
