@@ -14,7 +14,7 @@ use crate::config::{Config, SpeakerChoice};
 use crate::feed::{self, Update, Word};
 use crate::lock::{self, Lock};
 use crate::records::{Intent, Maker, Published, Record, Records};
-use crate::snapshot::{News, Snapshot};
+use crate::snapshot::{News, Saved, Snapshot};
 use crate::socket::{self, Call};
 use crate::voice::{Heard, Voice};
 use crate::withdraw::Departures;
@@ -250,8 +250,10 @@ impl Started {
                     save.get_or_insert(tokio::time::Instant::now() + SAVE_AFTER);
                 }
                 () = until(save) => {
-                    save = None;
-                    agent.save();
+                    save = match agent.save() {
+                        Saved::Now => None,
+                        Saved::Later => Some(tokio::time::Instant::now() + SAVE_AFTER),
+                    };
                 }
                 () = tokio::time::sleep_until(refresh) => {
                     agent.look = Look::Again;
@@ -263,10 +265,7 @@ impl Started {
             agent.cycle();
             agent.answer_callers();
         }
-        agent.save();
-        if let Err(error) = agent.snapshot.finish() {
-            tracing::error!(%error, "cannot write the snapshot");
-        }
+        agent.save_all();
         // Who asked for the end is still to get the answer: the tasks that write are ready, and take their turn here.
         for _ in 0..LAST_TURNS {
             tokio::task::yield_now().await;
@@ -464,8 +463,20 @@ impl Agent {
         }
     }
 
-    pub(crate) fn save(&mut self) {
-        if let Err(error) = self.snapshot.save() {
+    /// Begins to write what the store told.
+    fn save(&mut self) -> Saved {
+        self.snapshot.save().unwrap_or_else(|error| {
+            tracing::error!(%error, "cannot write the snapshot");
+            Saved::Later
+        })
+    }
+
+    /// Has all that the store told on disk.
+    fn save_all(&mut self) {
+        // What is being written first, then the rest, to its end.
+        let last = self.snapshot.finish();
+        let all = self.snapshot.save().and_then(|_| self.snapshot.finish());
+        for error in [last, all].into_iter().filter_map(Result::err) {
             tracing::error!(%error, "cannot write the snapshot");
         }
     }
