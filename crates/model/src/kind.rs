@@ -245,9 +245,16 @@ fn unknown(text: &str, names: impl Fn(Kind) -> Vec<&'static str>) -> ParseKindEr
     }) {
         return ParseKindError::Unsupported(kind);
     }
-    let mut all: Vec<&str> = Kind::ALL.into_iter().flat_map(names).collect();
-    all.dedup();
-    ParseKindError::Unknown { text: text.to_owned(), hint: suggest::hint(text, &all) }
+    let near = suggest::closest(text, Kind::ALL.into_iter().flat_map(&names));
+    let hint = near.map_or_else(
+        || {
+            // Each kind once, by the last of its names: the plural, where one is asked for on the command line.
+            let all: Vec<&str> = Kind::ALL.into_iter().filter_map(|kind| names(kind).pop()).collect();
+            format!("; there are: {}", all.join(", "))
+        },
+        |near| format!("; did you mean '{near}'?"),
+    );
+    ParseKindError::Unknown { text: text.to_owned(), hint }
 }
 
 impl FromStr for Kind {
@@ -317,6 +324,11 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Kind>().unwrap_err().to_string(), message);
         }
+        // Where nothing is near, every kind is named, and named once.
+        let bogus = "bogus".parse::<Kind>().unwrap_err().to_string();
+        let (_, list) = bogus.split_once("; there are: ").unwrap();
+        let named: Vec<&str> = list.split(", ").collect();
+        assert_eq!(named, Kind::ALL.map(Kind::plural), "{bogus}");
         assert_eq!(
             Kind::from_document("ippool", V3).unwrap_err().to_string(),
             "'ippool' is not a kind of resource; did you mean 'IPPool'?"

@@ -96,3 +96,27 @@ fn no_crate_is_shipped_in_two_versions_without_a_reason() {
     let twice: Vec<_> = versions.iter().filter(|(name, v)| v.len() > 1 && !known.contains(*name)).collect();
     assert!(twice.is_empty(), "in two versions: {twice:?}");
 }
+
+#[test]
+fn the_declared_licence_is_in_the_tree_word_for_word() {
+    let metadata = metadata();
+    let root = std::path::Path::new(metadata["workspace_root"].as_str().unwrap());
+    let members = metadata["workspace_members"].as_array().unwrap();
+    for package in metadata["packages"].as_array().unwrap().iter().filter(|p| members.contains(&p["id"])) {
+        assert_eq!(package["license"], "Apache-2.0", "{}", package["name"]);
+    }
+    let text = std::fs::read_to_string(root.join("LICENSE")).unwrap();
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let parts = [
+        "Apache License Version 2.0, January 2004",
+        "TERMS AND CONDITIONS FOR USE, REPRODUCTION, AND DISTRIBUTION",
+        "3. Grant of Patent License.",
+        "9. Accepting Warranty or Additional Liability.",
+        "END OF TERMS AND CONDITIONS",
+    ];
+    let plain = words.join(" ");
+    for part in parts {
+        assert!(plain.contains(part), "'{part}' is missing from LICENSE");
+    }
+    assert_eq!(words.len(), 1581, "the standard text, whole and nothing else");
+}
