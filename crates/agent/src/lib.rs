@@ -20,4 +20,4 @@ mod voice;
 mod withdraw;
 
 pub use run::run;
-pub use socket::parse as parse_request;
+pub use socket::{group_id, parse as parse_request};

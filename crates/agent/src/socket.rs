@@ -2,7 +2,6 @@
 
 use crate::api::{Answer, Code, Envelope, LINE_LIMIT, Refusal, Request, VERSION};
 use std::io;
-use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -26,24 +25,14 @@ pub(crate) fn listen(path: &Path, group: Option<&str>) -> io::Result<UnixListene
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory)?;
     }
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(path)?;
-    let mode = if group.is_some() { 0o660 } else { 0o600 };
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
-    if group.is_some() {
-        chown(path, None, group)?;
-    }
-    Ok(listener)
+    lasthop_store::local::listen(path, group)
 }
 
 /// The number of a group.
 ///
 /// # Errors
 /// If there is none of that name.
-pub(crate) fn group_id(name: &str) -> io::Result<u32> {
+pub fn group_id(name: &str) -> io::Result<u32> {
     match nix::unistd::Group::from_name(name).map_err(io::Error::from)? {
         Some(group) => Ok(group.gid.as_raw()),
         None => Err(io::Error::new(

@@ -11,6 +11,7 @@ mod embedded;
 mod error;
 pub mod identity;
 mod key;
+pub mod local;
 mod remote;
 pub mod server;
 mod store;

@@ -8,8 +8,10 @@ use lasthop_bgp::config::{PeerConfig, SpeakerConfig};
 use lasthop_net::Prefix;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
 use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// The first byte of the file: raised with every change of its content.
@@ -68,7 +70,12 @@ impl Intent {
         };
         let bytes = postcard::to_extend(&content, vec![VERSION]).map_err(io::Error::other)?;
         let next = path.with_extension("intent.new");
-        std::fs::write(&next, bytes)?;
+        // Anew each time, so that it is nobody else's to read, whatever was there.
+        match std::fs::remove_file(&next) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        OpenOptions::new().create_new(true).write(true).mode(0o600).open(&next)?.write_all(&bytes)?;
         std::fs::rename(&next, path)
     }
 }
@@ -77,6 +84,7 @@ impl Intent {
 mod tests {
     use super::*;
     use lasthop_net::Asn;
+    use std::os::unix::fs::PermissionsExt;
     use std::time::Duration;
 
     #[test]
@@ -99,6 +107,8 @@ mod tests {
         intent.save(&path).unwrap();
         intent.save(&path).unwrap();
         assert_eq!(Intent::load(&path).unwrap(), Some(intent));
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "who peers with whom is nobody else's to read");
         let bytes = std::fs::read(&path).unwrap();
         for length in 0..bytes.len() {
             std::fs::write(&path, &bytes[..length]).unwrap();

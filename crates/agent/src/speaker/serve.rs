@@ -8,9 +8,7 @@ use crate::lock;
 use lasthop_bgp::StopMode;
 use lasthop_net::Family;
 use std::collections::BTreeMap;
-use std::fs::Permissions;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, UnixListener};
@@ -91,7 +89,8 @@ pub async fn run(config: &Config, on_stop: OnStop, stop: impl Future<Output = ()
     let (signals, mut signalled) = mpsc::unbounded_channel();
     let mut driver = Driver::new(directory.join("bgp.intent"), Channels { data: data.clone(), signals });
     let socket = config.speaker_socket();
-    let agents = tokio::spawn(greet_agents(bind(&socket)?, data.clone()));
+    let listener = lasthop_store::local::listen(&socket, None).map_err(failed("cannot make the socket", &socket))?;
+    let agents = tokio::spawn(greet_agents(listener, data.clone()));
     let mut port = Port::new(data);
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::debug!(%error, "the service manager is not told");
@@ -138,20 +137,6 @@ async fn sleep_until(due: Option<Instant>) {
         Some(due) => tokio::time::sleep_until(due.into()).await,
         None => std::future::pending().await,
     }
-}
-
-/// The agent's socket: for root alone from the first moment that its name is there.
-fn bind(path: &Path) -> Result<UnixListener, ServeError> {
-    let next = path.with_extension("sock.new");
-    match std::fs::remove_file(&next) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("cannot replace", &next)(error)),
-        _ => {}
-    }
-    let listener = UnixListener::bind(&next).map_err(failed("cannot make the socket", &next))?;
-    let permissions = Permissions::from_mode(0o600);
-    std::fs::set_permissions(&next, permissions).map_err(failed("cannot protect the socket", &next))?;
-    std::fs::rename(&next, path).map_err(failed("cannot make the socket", path))?;
-    Ok(listener)
 }
 
 async fn greet_agents(listener: UnixListener, events: mpsc::Sender<Event>) {

@@ -5,6 +5,7 @@ use crate::exit::{Exit, Failure, Outcome};
 use crate::log;
 use anyhow::Context as _;
 use lasthop_agent::config::Config;
+use lasthop_agent::group_id;
 use lasthop_store::server::{self, Listen};
 use lasthop_store::{Embedded, Options, Timing, tls};
 use std::os::unix::fs::DirBuilderExt;
@@ -34,19 +35,10 @@ pub(crate) fn run(context: &Context, _args: &Args) -> Outcome {
 }
 
 fn listens(config: &Config) -> Result<Vec<Listen>, Failure> {
-    let group = match &config.group {
-        None => None,
-        Some(name) => match nix::unistd::Group::from_name(name) {
-            Ok(Some(group)) => Some(group.gid.as_raw()),
-            Ok(None) => {
-                let fix = format!("make it by 'groupadd --system {name}', or drop 'group' from the configuration");
-                return Err(Failure::usage(format!("group '{name}' does not exist: {fix}")));
-            }
-            Err(error) => {
-                return Err(Failure::new(Exit::Failed, format!("group '{name}' cannot be looked up: {error}")));
-            }
-        },
-    };
+    let group = config.group.as_deref().map(group_id).transpose().map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => Failure::usage(error),
+        _ => Failure::new(Exit::Failed, error),
+    })?;
     let mut listens = vec![Listen::Unix { path: config.store_socket(), group }];
     if let Some(server) = &config.server {
         let tls = tls::server_config(&tls_files(&server.tls)).map_err(Failure::usage)?;

@@ -12,10 +12,9 @@ use crate::store::Store;
 use crate::wire::{Io, Timing};
 use authorise::Guarded;
 use std::collections::BTreeMap;
-use std::fs::Permissions;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -281,16 +280,6 @@ fn bind_unix(path: &Path, group: Option<u32>) -> Result<UnixListener, ServeError
         Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
             return Err(ServeError::InUse(path.to_owned()));
         }
-        Ok(_) => std::fs::remove_file(path).map_err(failed)?,
-        Err(_) => {}
+        _ => crate::local::listen(path, group).map_err(failed),
     }
-    let listener = UnixListener::bind(path).map_err(failed)?;
-    let opened = || {
-        if let Some(group) = group {
-            std::os::unix::fs::chown(path, None, Some(group))?;
-        }
-        std::fs::set_permissions(path, Permissions::from_mode(if group.is_some() { 0o660 } else { 0o600 }))
-    };
-    opened().map_err(failed)?;
-    Ok(listener)
 }

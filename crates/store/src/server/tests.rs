@@ -273,6 +273,8 @@ async fn a_client_that_says_nothing_or_takes_nothing_is_cut() {
 
 #[tokio::test]
 async fn a_unix_socket_is_for_root_and_its_group() {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt as _;
     use std::os::unix::process::CommandExt as _;
     let site = Site::new(options()).await;
     let path = site.path("group.sock");
