@@ -2,11 +2,15 @@
 //!
 //! Held against [`crate::desired`] after every event of random sequences (tests/engine.rs).
 
-use crate::oracle::{about_address, about_endpoint, exported, guarded, indirect, put_address, put_link};
+use crate::oracle::{
+    about_address, about_endpoint, exported, guarded, indirect, policy_settings, put_address, put_link,
+};
+use crate::policy::{Out, Policies};
 use crate::snapshot::Reach;
 use crate::{Changes, Desired, Event, Finding, Route, Snapshot, Source, Sysctl, desired, link, peers};
 use lasthop_model::{EndpointKey, NodeName, Settings, WorkloadEndpoint};
 use lasthop_net::{IfName, Prefix};
+use lasthop_policy::world::Interfaces;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -18,6 +22,7 @@ pub struct Engine {
     settings: Settings,
     desired: Desired,
     changes: Changes,
+    policies: Policies,
     /// Endpoints by the link they ask for: the first by name has it.
     by_link: BTreeMap<IfName, BTreeSet<EndpointKey>>,
     /// Endpoints that have their link, by the addresses they ask for: the first by name has it.
@@ -29,6 +34,7 @@ impl Engine {
     #[must_use]
     pub fn new(node: NodeName) -> Self {
         let mut engine = Self {
+            policies: Policies::new(node.clone()),
             node,
             snapshot: Snapshot::default(),
             settings: Settings::default(),
@@ -47,10 +53,14 @@ impl Engine {
             Event::Put(key, _) | Event::Gone(key) | Event::Invalid { key, .. } => Some(key.clone()),
             Event::Learned { .. } => None,
         };
-        let reach = self.snapshot.take(&self.node, event);
-        match reach {
-            // Nothing of the output is made of policy yet.
-            Reach::Nothing | Reach::Policy(_) => {}
+        let mut out = Out { policy: &mut self.desired.policy, changes: &mut self.changes.policy };
+        match &event {
+            Event::Put(key, resource) => self.policies.put(key, resource, &mut out),
+            Event::Gone(key) | Event::Invalid { key, .. } => self.policies.remove(key, &mut out),
+            Event::Learned { .. } => {}
+        }
+        match self.snapshot.take(&self.node, event) {
+            Reach::Nothing => {}
             Reach::Endpoint { key, before } => self.endpoint_changed(&key, before.as_ref()),
             Reach::Route(prefix) => self.refresh_route(prefix),
             Reach::Bgp => self.refresh_bgp(),
@@ -76,6 +86,12 @@ impl Engine {
     #[must_use]
     pub fn snapshot(&self) -> &Snapshot {
         &self.snapshot
+    }
+
+    /// The host's own interfaces, that is, all but workloads' links, and their addresses are as given.
+    pub fn set_interfaces(&mut self, interfaces: Interfaces) {
+        let mut out = Out { policy: &mut self.desired.policy, changes: &mut self.changes.policy };
+        self.policies.set_interfaces(interfaces, &mut out);
     }
 
     /// The settings in force.
@@ -145,7 +161,14 @@ impl Engine {
                 }
             }
         }
+        self.guard(link, owner.as_ref());
         moved
+    }
+
+    /// The policy of a link is that of the endpoint that has it.
+    fn guard(&mut self, link: &IfName, owner: Option<&EndpointKey>) {
+        let mut out = Out { policy: &mut self.desired.policy, changes: &mut self.changes.policy };
+        self.policies.set_link(link, owner, &mut out);
     }
 
     /// Takes away what a link had, but for what goes with its addresses.
@@ -255,7 +278,14 @@ impl Engine {
     /// Starts over from the plain meaning: for what is rare and reaches everything (settings, pools).
     fn rebuild(&mut self) {
         self.settings = self.snapshot.settings(&self.node);
+        let policy = std::mem::take(&mut self.desired.policy);
         let before = std::mem::replace(&mut self.desired, desired(&self.snapshot, &self.node));
+        self.desired.policy = policy_settings(policy, &self.settings);
+        let links: BTreeSet<IfName> = before.links.keys().chain(self.desired.links.keys()).cloned().collect();
+        for link in links {
+            let owner = self.desired.links.get(&link).map(|link| link.endpoint.clone());
+            self.guard(&link, owner.as_ref());
+        }
         self.by_link.clear();
         self.by_address.clear();
         for (key, endpoint) in &self.snapshot.endpoints {
@@ -280,6 +310,7 @@ impl Engine {
         }
         changes.skeleton = true;
         changes.bgp = true;
+        changes.policy.host = true;
     }
 }
 

@@ -21,5 +21,5 @@ pub use desired::{BgpIntent, Changes, Desired, Finding, Guard, Link, Nat, PeerIn
 pub use engine::Engine;
 pub use lasthop_model::EndpointToHost;
 pub use link::{FIXED_HOST_MAC, host_sysctls, link_sysctls};
-pub use oracle::desired;
+pub use oracle::{desired, desired_policy};
 pub use snapshot::{Event, Snapshot};

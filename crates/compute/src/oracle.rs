@@ -3,6 +3,9 @@
 use crate::{Desired, Finding, Guard, Link, Nat, Route, Snapshot, Source, link, peers};
 use lasthop_model::{EndpointKey, HostMac, NodeName, ProgramRoutes, Settings, SourceSpoofing, WorkloadEndpoint};
 use lasthop_net::{IfName, Prefix};
+use lasthop_policy::World;
+use lasthop_policy::ir::{Failsafe, HostPolicy};
+use lasthop_policy::world::Interfaces;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -47,6 +50,29 @@ pub fn desired(snapshot: &Snapshot, node: &NodeName) -> Desired {
     desired.bgp = peers::intent(snapshot, node, &mut desired.findings);
     desired.advertise = advertise;
     desired
+}
+
+/// What policy says on `node`, given all that it depends on and who has which link in `desired`.
+#[must_use]
+pub fn desired_policy(
+    world: &World,
+    node: &NodeName,
+    interfaces: &Interfaces,
+    about: (&Desired, &Settings),
+) -> HostPolicy {
+    let (desired, settings) = about;
+    let links = desired.links.iter().map(|(link, of)| (link.clone(), of.endpoint.clone())).collect();
+    policy_settings(world.host_with(node, interfaces, &links).policy, settings)
+}
+
+/// The part of policy that settings decide.
+pub(crate) fn policy_settings(policy: HostPolicy, settings: &Settings) -> HostPolicy {
+    HostPolicy {
+        failsafe_in: Failsafe::all_of(&settings.failsafe_in),
+        failsafe_out: Failsafe::all_of(&settings.failsafe_out),
+        deny: settings.deny_action,
+        ..policy
+    }
 }
 
 /// What does not depend on endpoints or paths.

@@ -50,9 +50,6 @@ pub struct Snapshot {
     pub overlays: BTreeMap<SettingsScope, Overlay>,
     /// Learned paths.
     pub learned: BTreeMap<Prefix, BTreeSet<IpAddr>>,
-    /// What policy is made of: policies, tiers, profiles, network sets, host endpoints, labels of namespaces and
-    /// service accounts, endpoint slices.
-    pub policy: BTreeMap<Key, Resource>,
     /// Quarantined resources.
     pub invalid: BTreeMap<Key, String>,
 }
@@ -65,7 +62,6 @@ pub(crate) enum Reach {
     Endpoint { key: EndpointKey, before: Option<WorkloadEndpoint> },
     Route(Prefix),
     Bgp,
-    Policy(Key),
     Everything,
 }
 
@@ -135,16 +131,14 @@ impl Snapshot {
                 self.overlays.insert(scope, overlay);
                 Reach::Everything
             }
+            // What policy is made of is kept by policy itself.
             Resource::Policy(_)
             | Resource::Tier(_)
             | Resource::Profile(_)
             | Resource::NetworkSet(_)
             | Resource::HostEndpoint(_)
             | Resource::Labelled(_)
-            | Resource::EndpointSlice(_) => {
-                self.policy.insert(key.clone(), resource);
-                Reach::Policy(key.clone())
-            }
+            | Resource::EndpointSlice(_) => Reach::Nothing,
         }
     }
 
@@ -181,24 +175,7 @@ impl Snapshot {
                 self.overlays.retain(|scope, _| scope.name() != key.name);
                 Reach::Everything
             }
-            Kind::Tier
-            | Kind::NetworkPolicy
-            | Kind::GlobalNetworkPolicy
-            | Kind::StagedNetworkPolicy
-            | Kind::StagedGlobalNetworkPolicy
-            | Kind::StagedKubernetesNetworkPolicy
-            | Kind::KubernetesNetworkPolicy
-            | Kind::ClusterNetworkPolicy
-            | Kind::Profile
-            | Kind::NetworkSet
-            | Kind::GlobalNetworkSet
-            | Kind::HostEndpoint
-            | Kind::Namespace
-            | Kind::ServiceAccount
-            | Kind::EndpointSlice => match self.policy.remove(key) {
-                Some(_) => Reach::Policy(key.clone()),
-                None => Reach::Nothing,
-            },
+            _ => Reach::Nothing,
         }
     }
 

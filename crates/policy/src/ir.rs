@@ -15,8 +15,9 @@
 //!   A step whose programs all stay silent ends in [`Step::otherwise`]. After the last step comes [`Stack::end`].
 //! * A staged program never decides: its rules are looked at and counted, and evaluation goes on behind it.
 
-pub use lasthop_model::Key;
+use lasthop_model::FailsafePort;
 pub use lasthop_model::policy::{Action, Icmp, PortRange, TierDefault};
+pub use lasthop_model::{DenyAction, Key};
 
 use lasthop_net::{Family, IfName, Prefix};
 use std::collections::{BTreeMap, BTreeSet};
@@ -259,16 +260,6 @@ pub struct Failsafe {
     pub port: u16,
 }
 
-/// What happens to denied packets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum DenyAction {
-    /// Silence.
-    #[default]
-    Drop,
-    /// An ICMP error, or a TCP reset.
-    Reject,
-}
-
 /// All of policy that one host's kernel ought to hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostPolicy {
@@ -331,6 +322,22 @@ impl Stack {
     #[must_use]
     pub fn allow_all() -> Self {
         Self { steps: Vec::new(), end: End::GoOn }
+    }
+}
+
+impl Failsafe {
+    /// What a setting means: without a prefix, both families.
+    #[must_use]
+    pub fn all_of(ports: &BTreeSet<FailsafePort>) -> BTreeSet<Self> {
+        let nets = |port: &FailsafePort| match port.net {
+            Some(net) => vec![net],
+            None => Family::ALL.map(Prefix::default_route).to_vec(),
+        };
+        let one = |port: &FailsafePort| {
+            let FailsafePort { protocol, port: number, .. } = *port;
+            nets(port).into_iter().map(move |net| Self { protocol, net, port: number })
+        };
+        ports.iter().flat_map(one).collect()
     }
 }
 

@@ -126,7 +126,7 @@ impl Items {
                 }
             }
         };
-        for namespace in &home.namespace {
+        if let Some(namespace) = &home.namespace {
             leave(&mut self.by_namespace, namespace);
         }
         for profile in home.profiles.iter().flatten() {

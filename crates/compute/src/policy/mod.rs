@@ -252,12 +252,12 @@ impl Policies {
                 let now = now.clone();
                 if let Some(before) = before {
                     let sets: Vec<SetId> = self.selected.selectors_of(id).collect();
-                    self.give_or_take(&sets, &before, Way::Take, to);
+                    self.take(&sets, &before, to);
                 }
                 let labels = self.effective(&now);
                 self.selected.put_item(id, &labels);
                 let sets: Vec<SetId> = self.selected.selectors_of(id).collect();
-                self.give_or_take(&sets, &now, Way::Give, to);
+                self.give(&sets, &now, to);
             }
             (_, None) => {}
         }
@@ -267,20 +267,25 @@ impl Policies {
     fn remove_item(&mut self, name: &ItemName, to: &mut Out<'_>) {
         if let Some((id, item)) = self.items.remove(name) {
             let sets: Vec<SetId> = self.selected.selectors_of(id).collect();
-            self.give_or_take(&sets, &item, Way::Take, to);
+            self.take(&sets, &item, to);
             self.selected.remove_item(id);
             self.forget_local(id);
         }
     }
 
-    fn give_or_take(&mut self, sets: &[SetId], item: &Item, way: Way, to: &mut Out<'_>) {
+    fn give(&mut self, sets: &[SetId], item: &Item, to: &mut Out<'_>) {
         for &set in sets {
             let Some(in_use) = self.sets.get(set) else { continue };
             let members = in_use.definition.members_of(&item.nets, &item.ports);
-            match way {
-                Way::Give => self.sets.give(set, members, &mut to.sets()),
-                Way::Take => self.sets.take(set, members, &mut to.sets()),
-            }
+            self.sets.give(set, members, &mut to.sets());
+        }
+    }
+
+    fn take(&mut self, sets: &[SetId], item: &Item, to: &mut Out<'_>) {
+        for &set in sets {
+            let Some(in_use) = self.sets.get(set) else { continue };
+            let members = in_use.definition.members_of(&item.nets, &item.ports);
+            self.sets.take(set, members, &mut to.sets());
         }
     }
 
@@ -290,8 +295,8 @@ impl Policies {
         let labels = self.effective(&item);
         for one in self.selected.put_item(id, &labels) {
             match one {
-                Move::Joined(set, _) => self.give_or_take(&[set], &item, Way::Give, to),
-                Move::Left(set, _) => self.give_or_take(&[set], &item, Way::Take, to),
+                Move::Joined(set, _) => self.give(&[set], &item, to),
+                Move::Left(set, _) => self.take(&[set], &item, to),
             }
         }
         if self.local.is_local(id) {
@@ -368,12 +373,6 @@ impl Policies {
         }
         self.sets.replace(id, &members, &mut to.sets());
     }
-}
-
-#[derive(Clone, Copy)]
-enum Way {
-    Give,
-    Take,
 }
 
 /// Where policy is written.
