@@ -54,6 +54,14 @@ pub enum Error {
         /// How long.
         after: Duration,
     },
+    /// Another program that we ran failed.
+    #[error("{attempted}: {said}")]
+    Program {
+        /// How it was called.
+        attempted: String,
+        /// What it said, or why.
+        said: String,
+    },
     /// The request makes no sense as given.
     #[error("{0}")]
     Invalid(String),

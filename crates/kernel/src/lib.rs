@@ -10,6 +10,7 @@
 //! * [`reconcile`]: one diff for every table.
 //! * [`bpf`]: the responder that answers ARP and ND on workload links.
 //! * [`nft`]: the table that guards workload links.
+//! * [`iptables`]: the same for hosts that have to stay with iptables.
 //! * [`conntrack`]: forgets the connections of an address that has left.
 //! * [`Error`]: what was attempted, what the kernel said.
 //!
@@ -20,6 +21,7 @@ pub mod conntrack;
 mod error;
 #[cfg(test)]
 mod hostile;
+pub mod iptables;
 mod kernel;
 pub mod link;
 mod marks;
