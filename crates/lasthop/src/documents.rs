@@ -2,7 +2,7 @@
 //! mistake names its file, document and field.
 
 use crate::exit::Failure;
-use lasthop_model::v3::without_effect;
+use lasthop_model::v3::{self, without_effect};
 use lasthop_model::{Key, Problem, read_documents};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -37,6 +37,25 @@ pub(crate) struct Sources {
     pub(crate) namespace: Option<String>,
 }
 
+/// What documents are read for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// To be stored, or to be worked with.
+    Use,
+    /// To be told what is wrong with them.
+    Check,
+}
+
+/// Documents that were read.
+#[derive(Debug, Default)]
+struct Checked {
+    documents: Vec<Document>,
+    /// What is valid, and of a kind that can only be checked; a line each.
+    idle: Vec<String>,
+    /// One line for each thing that is not valid.
+    mistakes: Vec<String>,
+}
+
 /// A text and where it is from.
 struct Text {
     origin: String,
@@ -46,15 +65,29 @@ struct Text {
 impl Sources {
     /// Reads and checks all documents. What is accepted but has no effect is noted on stderr.
     pub(crate) fn read(&self) -> Result<Vec<Document>, Failure> {
+        self.valid(Purpose::Use).map(|(documents, _)| documents)
+    }
+
+    /// Reads and checks all documents, also those of kinds that this version can check and not use: their number
+    /// is returned. What has no effect is noted on stderr.
+    pub(crate) fn count_valid(&self) -> Result<usize, Failure> {
+        let (documents, idle) = self.valid(Purpose::Check)?;
+        for note in &idle {
+            eprintln!("note: {note}");
+        }
+        Ok(documents.len() + idle.len())
+    }
+
+    fn valid(&self, purpose: Purpose) -> Result<(Vec<Document>, Vec<String>), Failure> {
         let mut texts = Vec::new();
         for file in &self.files {
             self.gather(file, &mut texts).map_err(Failure::usage)?;
         }
-        let (documents, mistakes) = check(&texts, self.namespace.as_deref());
+        let Checked { documents, idle, mistakes } = check(&texts, self.namespace.as_deref(), purpose);
         if !mistakes.is_empty() {
             return Err(Failure { exit: crate::exit::Exit::Usage, lines: mistakes });
         }
-        if documents.is_empty() {
+        if documents.is_empty() && idle.is_empty() {
             let files: Vec<_> = self.files.iter().map(|file| file.display().to_string()).collect();
             return Err(Failure::usage(format!("no resources in {}: nothing to do", files.join(", "))));
         }
@@ -63,7 +96,7 @@ impl Sources {
                 eprintln!("note: {}: {}: {notice}", document.origin, document.key);
             }
         }
-        Ok(documents)
+        Ok((documents, idle))
     }
 
     /// Takes in a file, stdin, or what is in a directory, in the order of names.
@@ -108,9 +141,8 @@ fn read_whole(from: impl Read, origin: &str) -> Result<String, String> {
 }
 
 /// Checks every document of every text: what is valid, and one line for each thing that is not.
-fn check(texts: &[Text], namespace: Option<&str>) -> (Vec<Document>, Vec<String>) {
-    let mut documents = Vec::new();
-    let mut mistakes = Vec::new();
+fn check(texts: &[Text], namespace: Option<&str>, purpose: Purpose) -> Checked {
+    let Checked { mut documents, mut idle, mut mistakes } = Checked::default();
     let mut seen: BTreeMap<Key, String> = BTreeMap::new();
     for Text { origin, text } in texts {
         let read = match read_documents(text, origin) {
@@ -124,8 +156,21 @@ fn check(texts: &[Text], namespace: Option<&str>) -> (Vec<Document>, Vec<String>
             fill_in(&mut document.value, namespace);
             let key = match document.parse().and_then(|_| Key::of(&document.value)) {
                 Ok(key) => key,
-                Err(invalid) => {
+                Err(invalid) if purpose == Purpose::Use => {
                     mistakes.extend(document.lines(&invalid));
+                    continue;
+                }
+                Err(_) => {
+                    match v3::check(&document.value) {
+                        Ok(()) => {
+                            let line = document.line("").map(|line| format!(":{line}")).unwrap_or_default();
+                            let kind = kind_of(&document.value);
+                            idle.push(format!(
+                                "{origin}{line}: {kind}: is only checked; this version has no use for it yet"
+                            ));
+                        }
+                        Err(invalid) => mistakes.extend(document.lines(&invalid)),
+                    }
                     continue;
                 }
             };
@@ -147,7 +192,11 @@ fn check(texts: &[Text], namespace: Option<&str>) -> (Vec<Document>, Vec<String>
             }
         }
     }
-    (documents, mistakes)
+    Checked { documents, idle, mistakes }
+}
+
+fn kind_of(value: &Value) -> &str {
+    value.get("kind").and_then(Value::as_str).unwrap_or_default()
 }
 
 /// Puts the namespace into a document whose kind has one and which does not say which.
@@ -176,7 +225,8 @@ mod tests {
             .enumerate()
             .map(|(number, text)| Text { origin: format!("f{number}.yaml"), text: (*text).to_owned() })
             .collect();
-        check(&texts, namespace)
+        let Checked { documents, mistakes, .. } = check(&texts, namespace, Purpose::Use);
+        (documents, mistakes)
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Resources through the command line, with a real `lasthop server` on the other side of a unix socket or of TLS.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
 
+use lasthop_model::Kind;
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -84,6 +85,13 @@ impl Site {
     fn ok(&self, line: &str) -> String {
         let (exit, stdout, stderr) = self.run(line);
         assert_eq!((exit, stderr.as_str()), (0, ""), "'{line}'");
+        stdout
+    }
+
+    /// stdout of what must succeed, perhaps with notes.
+    fn noted(&self, line: &str) -> String {
+        let (exit, stdout, stderr) = self.run(line);
+        assert!(exit == 0 && stderr.lines().all(|line| line.starts_with("note: ")), "'{line}': {stderr}");
         stdout
     }
 
@@ -235,6 +243,54 @@ fn a_directory_and_stdin_are_sources() {
     assert_eq!(String::from_utf8_lossy(&output.stdout), "WorkloadEndpoint blue/vm1 deleted\n");
     assert_eq!(site.ok("delete -f m -R -n blue --if-exists"), "IPPool pool-1 deleted\nNode n1 deleted\n");
     assert_eq!(site.all()["items"], Value::Array(vec![]));
+}
+
+#[test]
+fn every_kind_goes_in_and_comes_out() {
+    let site = Site::start("", |_| {});
+    let text = include_str!("../../model/tests/data/full.yaml");
+    site.write("all.yaml", text);
+    let count = Kind::ALL.len();
+    assert_eq!(site.noted("validate -f all.yaml"), format!("{count} documents are valid\n"));
+    assert_eq!(site.noted("apply -f all.yaml").matches(" created\n").count(), count);
+    assert_eq!(site.noted("apply -f all.yaml").matches(" unchanged\n").count(), count);
+    for kind in Kind::ALL {
+        let everywhere = if kind.is_namespaced() { " -A" } else { "" };
+        let rows = site.ok(&format!("get {} -o wide{everywhere}", kind.plural()));
+        assert_eq!(rows.lines().count(), 2, "{kind}: {rows}");
+    }
+    assert!(site.ok("get np -n blue").contains("web   default  100    role == 'web'"), "{}", site.ok("get np -n blue"));
+    assert!(site.ok("get knp -n blue").contains("role=web,stage NotIn,team Exists"), "{}", site.ok("get knp -n blue"));
+    site.write("back.yaml", &site.ok("get all -A -o yaml"));
+    assert_eq!(site.noted("validate -f back.yaml"), format!("{count} documents are valid\n"));
+    assert_eq!(site.noted("apply -f back.yaml").matches(" unchanged\n").count(), count);
+    // The two NetworkPolicies of one name are two resources.
+    assert_eq!(site.ok("delete np web -n blue"), "NetworkPolicy blue/web deleted\n");
+    assert_eq!(site.ok("get knp web -n blue -o json").matches("networking.k8s.io/v1").count(), 1);
+    site.fails("delete tier default", 2, "Tier/default is built in and always there");
+    site.fails(
+        "delete tier security",
+        1,
+        "Tier/security is in use by GlobalNetworkPolicy/security.hosts: delete that first",
+    );
+    site.fails("delete namespace none", 4, "Namespace/none does not exist");
+    assert_eq!(site.noted("delete -f all.yaml --if-exists").matches(" deleted\n").count(), count - 1);
+    assert_eq!(site.all()["items"], Value::Array(vec![]));
+}
+
+#[test]
+fn what_can_only_be_checked_is_checked() {
+    let site = Site::start("", |_| {});
+    let filter = "apiVersion: projectcalico.org/v3\nkind: BGPFilter\nmetadata: {name: f}\nspec: {exportV4: [{action: Accept}]}\n";
+    site.write("filter.yaml", filter);
+    assert_eq!(site.noted("validate -f filter.yaml"), "1 document is valid\n");
+    site.fails(
+        "apply -f filter.yaml",
+        2,
+        "filter.yaml:2: kind: 'BGPFilter' is a kind that this version of lasthop does not support",
+    );
+    site.write("filter.yaml", &filter.replace("Accept", "Perhaps"));
+    site.fails("validate -f filter.yaml", 2, "filter.yaml:4: spec.exportV4[0].action: 'Perhaps' is not one of");
 }
 
 #[test]

@@ -5,7 +5,8 @@ use crate::connect::{Context, StoreFlags};
 use crate::documents::Sources;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{Deed, Done, Output};
-use lasthop_model::{Key, Kind};
+use lasthop_model::policy::Tier;
+use lasthop_model::{Key, Kind, Resource};
 use lasthop_store::{Error, Expect, Store};
 use std::path::PathBuf;
 
@@ -56,8 +57,14 @@ pub(crate) fn run(context: &Context, args: Args) -> Outcome {
             sources.read()?.into_iter().map(|document| document.key).collect::<Vec<_>>()
         }
     };
+    if let Some(key) = keys.iter().find(|key| key.kind == Kind::Tier && Tier::built_in(&key.name).is_some()) {
+        return Err(Failure::usage(format!(
+            "{key} is built in and always there: it cannot be deleted; nothing was deleted"
+        )));
+    }
     let (done, failed) = context.with_store(&args.store, async |store| {
         let keys = present(store, keys, args.if_exists).await?;
+        check_tiers(store, &keys).await?;
         Ok(delete(store, &keys).await)
     })?;
     finish(args.output, done, failed)
@@ -80,6 +87,28 @@ async fn present(store: &dyn Store, keys: Vec<Key>, lenient: bool) -> Result<Vec
         }
     }
     if missing.is_empty() { Ok(there) } else { Err(Failure { exit: Exit::NotFound, lines: missing }) }
+}
+
+/// Refuses to take a tier away from under its policies: they would go on in force, after all other tiers.
+async fn check_tiers(store: &dyn Store, going: &[Key]) -> Result<(), Failure> {
+    let tiers: Vec<&str> = going.iter().filter(|key| key.kind == Kind::Tier).map(|key| key.name.as_str()).collect();
+    if tiers.is_empty() {
+        return Ok(());
+    }
+    let mut lines = Vec::new();
+    for stored in store.list(None).await?.items {
+        if let Ok(Resource::Policy(policy)) = Resource::parse(&stored.document)
+            && tiers.contains(&policy.tier.as_str())
+            && !going.contains(&policy.key)
+        {
+            let tier = &policy.tier;
+            lines.push(format!(
+                "Tier/{tier} is in use by {}: delete that first, or with it; nothing was deleted",
+                policy.key
+            ));
+        }
+    }
+    if lines.is_empty() { Ok(()) } else { Err(Failure { exit: Exit::Failed, lines }) }
 }
 
 async fn delete(store: &dyn Store, keys: &[Key]) -> (Vec<Done>, Vec<Failure>) {

@@ -13,8 +13,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Outcome {
-    let documents = args.sources.read()?;
-    let what = if documents.len() == 1 { "document is" } else { "documents are" };
-    output::print(&format!("{} {what} valid\n", documents.len()))?;
+    let count = args.sources.count_valid()?;
+    let what = if count == 1 { "document is" } else { "documents are" };
+    output::print(&format!("{count} {what} valid\n"))?;
     Ok(Exit::Done)
 }

@@ -89,7 +89,7 @@ pub(super) fn convert(checker: &mut Checker, spec: &Spot<'_>, key: &Key) -> Opti
     }
     check_unique(checker, spec, "types");
     check_unique(checker, spec, "performanceHints");
-    let stage = stage(checker, spec);
+    let stage = if scope == Scope::Cluster { stage(checker, spec) } else { Stage::Normal };
     let [ingress, egress] = Direction::ALL.map(|direction| rules(checker, spec, (direction, scope)));
     let staging = match key.kind {
         Kind::StagedNetworkPolicy | Kind::StagedGlobalNetworkPolicy => Staging::Staged(staged_action(checker, spec)),
