@@ -248,8 +248,8 @@ fn a_directory_and_stdin_are_sources() {
 #[test]
 fn every_kind_goes_in_and_comes_out() {
     let site = Site::start("", |_| {});
-    let text = include_str!("../../model/tests/data/full.yaml");
-    site.write("all.yaml", text);
+    let text = include_str!("../../model/tests/data/full.yaml").replace("  resourceVersion: \"17\"\n", "");
+    site.write("all.yaml", &text);
     let count = Kind::ALL.len();
     assert_eq!(site.noted("validate -f all.yaml"), format!("{count} documents are valid\n"));
     assert_eq!(site.noted("apply -f all.yaml").matches(" created\n").count(), count);
