@@ -19,7 +19,7 @@ pub(crate) enum Update {
     Begin,
     /// A resource is as given.
     Put(Box<Stored>),
-    /// As of a revision a resource is gone, or none of ours.
+    /// As of a revision a resource is gone.
     Gone(Key, Revision),
     /// All that there is has been told.
     InSync(Revision),
@@ -41,13 +41,8 @@ pub(crate) enum Word {
 const BACKOFF: Duration = Duration::from_millis(100);
 const BACKOFF_LIMIT: Duration = Duration::from_secs(5);
 
-/// Follows the store for `node` and tells the loop, for as long as the loop listens.
-pub(crate) async fn follow(
-    store: Arc<dyn Store>,
-    node: NodeName,
-    from: Option<Revision>,
-    updates: mpsc::Sender<Update>,
-) {
+/// Follows the store and tells the loop, for as long as the loop listens.
+pub(crate) async fn follow(store: Arc<dyn Store>, from: Option<Revision>, updates: mpsc::Sender<Update>) {
     let mut seen = from;
     let mut wait = BACKOFF;
     loop {
@@ -66,7 +61,7 @@ pub(crate) async fn follow(
                     if seen.is_some() || matches!(event, WatchEvent::InSync(_)) {
                         seen = Some(event.revision());
                     }
-                    if updates.send(update(event, &node)).await.is_err() {
+                    if updates.send(update(event)).await.is_err() {
                         return;
                     }
                 };
@@ -83,19 +78,18 @@ pub(crate) async fn follow(
     }
 }
 
-fn update(event: WatchEvent, node: &NodeName) -> Update {
+fn update(event: WatchEvent) -> Update {
     match event {
-        WatchEvent::Put(stored) if elsewhere(&stored, node) => Update::Gone(stored.key, stored.revision),
         WatchEvent::Put(stored) => Update::Put(Box::new(stored)),
         WatchEvent::Deleted { key, revision } => Update::Gone(key, revision),
         WatchEvent::InSync(revision) => Update::InSync(revision),
     }
 }
 
-/// Whether an endpoint is another host's: its addresses come by BGP.
-fn elsewhere(stored: &Stored, node: &NodeName) -> bool {
-    let host = stored.document.pointer("/spec/node").and_then(Value::as_str);
-    stored.key.kind == Kind::WorkloadEndpoint && host.is_some_and(|host| host != node.as_str())
+/// Whether a document is an endpoint of another host: its routes come by BGP, and policy may speak of it.
+pub(crate) fn elsewhere(key: &Key, document: &Value, node: &NodeName) -> bool {
+    let host = document.pointer("/spec/node").and_then(Value::as_str);
+    key.kind == Kind::WorkloadEndpoint && host.is_some_and(|host| host != node.as_str())
 }
 
 /// Writes what this host says of its endpoints, the latest word of each, until the store has it.
@@ -159,7 +153,7 @@ async fn say(store: &dyn Store, node: &NodeName, (endpoint, word): (&EndpointKey
         // Only while it is still this host's: by now the workload may be attached elsewhere.
         Word::Detached => match store.get(&key).await {
             Err(Error::NotFound(_)) => Ok(Revision(0)),
-            Ok(stored) if elsewhere(&stored, node) => Ok(stored.revision),
+            Ok(stored) if elsewhere(&stored.key, &stored.document, node) => Ok(stored.revision),
             Ok(stored) => match store.delete(&key, Expect::Revision(stored.revision)).await {
                 Err(Error::NotFound(_)) => Ok(Revision(0)),
                 other => other.map(|stored| stored.revision),

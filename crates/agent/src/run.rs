@@ -98,6 +98,13 @@ pub(crate) enum Known {
     Store,
 }
 
+/// Whether an endpoint is not this host's any more.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leaves {
+    Yes,
+    No,
+}
+
 /// What the next cycle looks at.
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant, reason = "there is one of it")]
@@ -178,7 +185,7 @@ async fn start(config: Config) -> anyhow::Result<Started> {
     let (updates_in, updates) = mpsc::channel(1024);
     let (words, said) = mpsc::unbounded_channel();
     let from = snapshot.is_known().then_some(snapshot.revision);
-    tokio::spawn(feed::follow(store.clone(), config.node.clone(), from, updates_in.clone()));
+    tokio::spawn(feed::follow(store.clone(), from, updates_in.clone()));
     tokio::spawn(feed::publish(store.clone(), config.node.clone(), said, updates_in));
     let voice = match config.speaker {
         SpeakerChoice::Lasthop => Voice::connect(config.speaker_socket()),
@@ -290,7 +297,7 @@ impl Agent {
             self.known = Known::Snapshot;
         }
         for (key, document) in documents {
-            self.told(key, &document);
+            self.told(key, &document, self.snapshot.revision);
         }
         let records: Vec<Record> = self.records.iter().cloned().collect();
         for record in records {
@@ -322,7 +329,7 @@ impl Agent {
             Update::Begin => self.snapshot.begin(),
             Update::Put(stored) => {
                 if self.snapshot.put(stored.key.clone(), stored.document.clone()) == News::Changed {
-                    self.told(stored.key, &stored.document);
+                    self.told(stored.key, &stored.document, stored.revision);
                 }
             }
             Update::Gone(key, revision) => {
@@ -348,8 +355,15 @@ impl Agent {
         }
     }
 
-    /// The store has a resource.
-    fn told(&mut self, key: Key, document: &Value) {
+    /// The store has a resource, as of a revision.
+    fn told(&mut self, key: Key, document: &Value, revision: Revision) {
+        if feed::elsewhere(&key, document, &self.config.node) {
+            // None of ours, or not any more; policy may speak of it all the same.
+            if self.leaves(&key, revision) == Leaves::Yes {
+                self.learn(key, document);
+            }
+            return;
+        }
         if key.kind == Kind::WorkloadEndpoint {
             match self.records.get(&endpoint_of(&key)) {
                 None => {}
@@ -378,11 +392,18 @@ impl Agent {
 
     /// As of a revision the store does not have a resource.
     fn gone(&mut self, key: &Key, revision: Revision) {
+        if self.leaves(key, revision) == Leaves::Yes {
+            self.consider(Event::Gone(key.clone()));
+        }
+    }
+
+    /// As of a revision the store has no endpoint of ours by this key. What this host has said since counts more.
+    fn leaves(&mut self, key: &Key, revision: Revision) -> Leaves {
         if key.kind == Kind::WorkloadEndpoint {
             let endpoint = endpoint_of(key);
             match self.records.get(&endpoint).map(|record| (record.published, &record.intent)) {
-                Some((Published::No, _)) => return,
-                Some((Published::At(at), _)) if revision.0 < at => return,
+                Some((Published::No, _)) => return Leaves::No,
+                Some((Published::At(at), _)) if revision.0 < at => return Leaves::No,
                 Some((Published::At(_), Intent::Attached { maker: Maker::Us, .. })) => {
                     // The record goes after the link, so that an agent that dies between the two knows of it.
                     match self.engine.snapshot().endpoints.get(&endpoint).map(|e| e.link.clone()) {
@@ -394,7 +415,7 @@ impl Agent {
                 None => {}
             }
         }
-        self.consider(Event::Gone(key.clone()));
+        Leaves::Yes
     }
 
     /// Attachments that the store once had and has no more were deleted while we were not looking.
@@ -402,8 +423,13 @@ impl Agent {
         let keys = self.records.iter().filter(|record| matches!(record.published, Published::At(_)));
         let keys: Vec<Key> = keys.map(|record| endpoint_key(&record.key())).collect();
         for key in keys {
-            if self.snapshot.get(&key).is_none() {
-                self.gone(&key, revision);
+            match self.snapshot.get(&key) {
+                None => self.gone(&key, revision),
+                Some(document) if feed::elsewhere(&key, document, &self.config.node) => {
+                    let document = document.clone();
+                    self.told(key, &document, revision);
+                }
+                Some(_) => {}
             }
         }
     }
