@@ -108,6 +108,7 @@ impl Resource {
         let key = Key::of(new)?;
         let checked = match key.kind {
             Kind::IpPool => v3::check_pool_update(old, new),
+            Kind::EndpointSlice => v3::check_slice_update(old, new),
             _ => Ok(()),
         };
         checked.map_err(|invalid| Invalid { key: Some(key), ..invalid })

@@ -263,4 +263,7 @@ fn labels_and_services_of_kubernetes() {
     );
     let wrong = slice(json!({"addressType": "IPv4", "endpoints": [{"addresses": ["x"]}]}));
     assert_eq!(paths(wrong), ["endpoints[0].addresses[0]"]);
+    let of = |word: &str| json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": {"name": "s"}, "addressType": word});
+    assert_eq!(paths(Resource::check_update(&of("IPv4"), &of("IPv6"))), ["addressType"]);
+    assert_eq!(Resource::check_update(&of("IPv4"), &of("IPv4")), Ok(()));
 }

@@ -33,6 +33,7 @@ pub const API_VERSION: &str = "projectcalico.org/v3";
 pub use later::{check, checked_kinds};
 
 pub(crate) use endpoint::to_document as endpoint_to_document;
+pub(crate) use kubernetes::check_slice_update;
 pub(crate) use metadata::key;
 pub(crate) use pool::check_update as check_pool_update;
 

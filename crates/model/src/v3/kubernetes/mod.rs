@@ -15,6 +15,7 @@ use crate::selector::Selector;
 
 pub(super) use cluster::{FIELDS as CLUSTER, convert as convert_cluster};
 pub(super) use network::{FIELDS as NETWORK, STAGED, convert as convert_network};
+pub(crate) use objects::check_update as check_slice_update;
 pub(super) use objects::{ENDPOINT_SLICE, NAMESPACE, SERVICE_ACCOUNT, convert_labelled, convert_slice};
 
 /// The implicit label that every workload has, and nothing else.

@@ -7,7 +7,8 @@ use super::super::spot::Spot;
 use super::super::text;
 use super::MANY;
 use crate::policy::{EndpointSlice, Labelled};
-use crate::{Key, Kind, Labels, Resource};
+use crate::{Invalid, Key, Kind, Labels, Resource};
+use serde_json::Value;
 
 const VERSION: Field = field("apiVersion", Shape::Text);
 const KIND: Field = field("kind", Shape::Text);
@@ -103,4 +104,16 @@ pub(in super::super) fn convert_slice(checker: &mut Checker, root: &Spot<'_>, ke
         addresses,
         ports: root.items("ports").iter().filter_map(port).collect(),
     })
+}
+
+/// What may not change in a slice: its type of address.
+pub(crate) fn check_update(old: &Value, new: &Value) -> Result<(), Invalid> {
+    let of = |document: &Value| document.get("addressType").and_then(Value::as_str).map(str::to_owned);
+    match (of(old), of(new)) {
+        (Some(was), Some(is)) if was != is => {
+            let reason = format!("'{is}' cannot replace {was}: a slice's type of address is fixed; make another slice");
+            Err(Invalid::one("addressType", is, reason))
+        }
+        _ => Ok(()),
+    }
 }

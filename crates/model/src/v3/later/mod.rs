@@ -1,6 +1,7 @@
 //! Kinds that are checked but not in force: a document of these can be validated, not applied, so that nobody
 //! believes that a filter protects anything before it does.
 
+mod controllers;
 mod filter;
 
 use super::API_VERSION;
@@ -29,6 +30,7 @@ const KINDS: &[Later] = &[
     later("BGPFilter", &document(filter::SPEC, Need::Optional), filter::check),
     later("IPReservation", &document(RESERVATION, Need::Optional), nothing_more),
     later("IPAMConfiguration", &document(IPAM, Need::Optional), ipam),
+    later("KubeControllersConfiguration", &document(controllers::SPEC, Need::Optional), nothing_more),
 ];
 
 const MANY: usize = 4096;
