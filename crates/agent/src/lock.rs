@@ -1,10 +1,14 @@
-//! One program of a kind for each run directory: whoever holds the lock file.
+//! One program of a kind for each run directory: whoever holds the lock file. And one agent for each network namespace:
+//! whoever listens at an abstract name (unix(7)), of which each network namespace has its own.
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::socket::{getsockopt, sockopt};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -39,6 +43,46 @@ fn take_within(path: &Path, patience: Duration) -> io::Result<Option<Lock>> {
     Ok(Some(lock))
 }
 
+/// The abstract name of the agent that configures a network namespace.
+const NAMESPACE: &[u8] = b"lasthop-agent";
+
+/// Claims the network namespace; `None` if an agent of root's, or of our own user's, goes on holding it. The name is free
+/// for anybody to take, so that another user's process in its place keeps no agent from its work.
+///
+/// # Errors
+/// If the name cannot be taken for another reason.
+pub(crate) fn claim_namespace() -> io::Result<Option<UnixListener>> {
+    claim(NAMESPACE, PATIENCE)
+}
+
+fn claim(name: &[u8], patience: Duration) -> io::Result<Option<UnixListener>> {
+    let address = SocketAddr::from_abstract_name(name)?;
+    let end = Instant::now() + patience;
+    loop {
+        match UnixListener::bind_addr(&address) {
+            Ok(claim) => return Ok(Some(claim)),
+            Err(error) if error.kind() != io::ErrorKind::AddrInUse => return Err(error),
+            Err(_) => {}
+        }
+        if let Ok(holder) = UnixStream::connect_addr(&address)
+            && let Ok(holder) = getsockopt(&holder, sockopt::PeerCredentials)
+            && ![0, nix::unistd::geteuid().as_raw()].contains(&holder.uid())
+        {
+            tracing::warn!(
+                pid = holder.pid(),
+                uid = holder.uid(),
+                "a process that is no agent has taken the agent's name"
+            );
+            let other = format!("{}-{}", String::from_utf8_lossy(name), std::process::id());
+            return UnixListener::bind_addr(&SocketAddr::from_abstract_name(other)?).map(Some);
+        }
+        if Instant::now() >= end {
+            return Ok(None);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,5 +101,15 @@ mod tests {
         });
         assert!(take(&path).unwrap().is_some(), "one that is on its way out is waited for");
         leaving.join().unwrap();
+    }
+
+    #[test]
+    fn a_name_is_claimed_by_one_and_free_again_with_it() {
+        let name = format!("lasthop-test-{}", std::process::id());
+        let held = claim(name.as_bytes(), Duration::ZERO).unwrap();
+        assert!(held.is_some());
+        assert!(claim(name.as_bytes(), Duration::from_millis(20)).unwrap().is_none());
+        drop(held);
+        assert!(claim(name.as_bytes(), Duration::ZERO).unwrap().is_some());
     }
 }

@@ -30,6 +30,7 @@ use lasthop_store::{Revision, Store};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -141,6 +142,7 @@ struct Inputs {
     _server: Option<lasthop_store::server::Server>,
     /// Keeps a second agent away, as long as the loop runs.
     _lock: Lock,
+    _claim: UnixListener,
 }
 
 /// Makes sure that no other agent runs with this run directory.
@@ -162,6 +164,8 @@ struct Started {
 async fn start(config: Config) -> anyhow::Result<Started> {
     let kernel = Kernel::open(&KernelConfig { settings_record: Some(config.run_directory.join("settings")) })?;
     let lock = only_one(&config.run_directory)?;
+    let claim = lock::claim_namespace().context("cannot claim the network namespace")?;
+    let claim = claim.context("another agent configures this network namespace, with other directories: stop it")?;
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -219,7 +223,10 @@ async fn start(config: Config) -> anyhow::Result<Started> {
         look: Look::Again,
         stopping: false,
     };
-    Ok(Started { agent, inputs: Inputs { updates, calls, kernel: kernel_events, _server: server, _lock: lock } })
+    Ok(Started {
+        agent,
+        inputs: Inputs { updates, calls, kernel: kernel_events, _server: server, _lock: lock, _claim: claim },
+    })
 }
 
 impl Started {

@@ -313,6 +313,10 @@ fn a_second_agent_on_a_host_is_refused_and_the_first_goes_on() {
     host.wait("in sync", |status| status["store"]["state"] == "in-sync");
     let (exit, _, stderr) = host.run("agent");
     assert_eq!((exit, stderr.contains("another agent runs with run/agent.lock: stop it")), (1, true), "{stderr}");
+    std::fs::write(host.path("other.yaml"), "node: compute-1\nrunDirectory: run2\nstateDirectory: state2\n").unwrap();
+    let (exit, _, stderr) = host.run("agent --config other.yaml");
+    let expected = "error: another agent configures this network namespace";
+    assert_eq!((exit, stderr.contains(expected)), (1, true), "directories of its own do not help: {stderr}");
     assert_eq!(host.json("status")["node"], "compute-1");
     let mode = std::fs::metadata(host.path("state")).unwrap().permissions().mode();
     assert_eq!(mode & 0o077, 0, "the state directory is root's own: {mode:o}");

@@ -276,10 +276,8 @@ async fn accept_unix(listener: UnixListener, locals: Locals, desk: Desk) {
 fn bind_unix(path: &Path, group: Option<u32>) -> Result<UnixListener, ServeError> {
     let failed = |reason| ServeError::Listen { address: path.display().to_string(), reason };
     match std::fs::symlink_metadata(path) {
-        Ok(found) if !found.file_type().is_socket() => return Err(ServeError::NoSocket(path.to_owned())),
-        Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
-            return Err(ServeError::InUse(path.to_owned()));
-        }
+        Ok(found) if !found.file_type().is_socket() => Err(ServeError::NoSocket(path.to_owned())),
+        Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => Err(ServeError::InUse(path.to_owned())),
         _ => crate::local::listen(path, group).map_err(failed),
     }
 }
