@@ -68,6 +68,67 @@ fn a_veth_reaches_into_the_workload_and_the_host_is_its_next_hop() {
 }
 
 #[test]
+fn what_has_a_further_links_address_leaves_by_it() {
+    let (host, workload) = (Scratch::new(), Scratch::new());
+    let gateway = netns::gateway_v6("ee:ee:ee:ee:ee:ee".parse().unwrap());
+    let inside = |link: &str, addresses: &[&str]| Inside {
+        link: name(link),
+        addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+        gateway_v6: Some(gateway),
+        mac: None,
+        mtu: None,
+    };
+    let plug = |on_host: &str, link: &str| {
+        host.run(|| {
+            let mut socket = Socket::open(Protocol::Route).unwrap();
+            let spec = VethSpec { peer_name: name(link), ..veth(on_host, &workload.netns) };
+            link::create_veth(&mut socket, &spec).unwrap();
+            link::change(&mut socket, &name(on_host), &Change::up()).unwrap();
+        });
+    };
+    let leaves = |family: &str, from: &str, by: &str, when: &str| {
+        let to = if family == "-4" { "198.51.100.1" } else { "2001:db8::1" };
+        let way = workload.sh(&format!("ip {family} route get {to} {from}"));
+        assert!(way.contains(&format!("dev {by} ")), "{when}: {from}: {way}");
+    };
+    plug("lh1", "eth0");
+    plug("lh2", "eth1");
+    let first = inside("eth0", &["10.65.0.50", "fd00:65::50"]);
+    let second = inside("eth1", &["10.65.0.60", "10.65.0.61", "fd00:65::60"]);
+    let look = "ip route show table all; ip -6 route show table all; ip rule; ip -6 rule";
+    netns::configure(&workload.netns, &first).unwrap();
+    let alone = workload.sh("ip rule; ip -6 rule; ip route show");
+    for round in ["at first", "again"] {
+        netns::configure(&workload.netns, &second).unwrap();
+        netns::configure(&workload.netns, &first).unwrap();
+        for (family, from, by) in [
+            ("-4", "", "eth0"),
+            ("-4", "from 10.65.0.50", "eth0"),
+            ("-4", "from 10.65.0.60", "eth1"),
+            ("-4", "from 10.65.0.61", "eth1"),
+            ("-6", "", "eth0"),
+            ("-6", "from fd00:65::50", "eth0"),
+            ("-6", "from fd00:65::60", "eth1"),
+        ] {
+            leaves(family, from, by, round);
+        }
+    }
+    let before = workload.sh(look);
+    netns::configure(&workload.netns, &second).unwrap();
+    assert_eq!(workload.sh(look), before, "doing it again changes nothing");
+    // An address that it has no more has no rule; somebody else's rules stay.
+    workload.sh("ip rule add from 192.0.2.1 lookup 99");
+    netns::configure(&workload.netns, &inside("eth1", &["10.65.0.61", "fd00:65::60"])).unwrap();
+    let rules = workload.sh("ip rule");
+    assert!(!rules.contains("10.65.0.60") && rules.contains("10.65.0.61") && rules.contains("192.0.2.1"), "{rules}");
+    // The first link goes: the further one is the way of everything.
+    workload.sh("ip link del eth0");
+    leaves("-4", "", "eth1", "the first is gone");
+    leaves("-6", "", "eth1", "the first is gone");
+    assert!(!alone.contains("lookup 76"), "a workload with one link needs no rules: {alone}");
+}
+
+#[test]
 fn a_box_can_be_built() {
     let scratch = Scratch::new();
     scratch.run(|| {

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 
 /// Length of `struct ifaddrmsg`.
 const IFADDRMSG: usize = 8;
+const NEW: u16 = (libc::NLM_F_CREATE | libc::NLM_F_EXCL) as u16;
 const PUT: u16 = (libc::NLM_F_CREATE | libc::NLM_F_REPLACE) as u16;
 
 /// An address of a link.
@@ -109,7 +110,7 @@ pub fn addresses(socket: &mut Socket, link: &IfName) -> Result<Vec<AddressSpec>,
     Ok(replies.iter().filter_map(parse).collect())
 }
 
-fn route_message(socket: &mut Socket, kind: u16, route: &PlainRoute) -> Result<Message, Error> {
+fn route_message(socket: &mut Socket, kind: u16, route: &PlainRoute, flags: u16) -> Result<Message, Error> {
     let (scope, gateway, link) = match &route.target {
         RouteTarget::Link(link) => (libc::RT_SCOPE_LINK, None, Some(link)),
         RouteTarget::Gateway(gateway) => (libc::RT_SCOPE_UNIVERSE, Some(*gateway), None),
@@ -119,7 +120,7 @@ fn route_message(socket: &mut Socket, kind: u16, route: &PlainRoute) -> Result<M
     let mut fixed = [0; 12];
     fixed[..2].copy_from_slice(&[family, route.prefix.len()]);
     fixed[4..8].copy_from_slice(&[libc::RT_TABLE_MAIN, libc::RTPROT_BOOT, scope, libc::RTN_UNICAST]);
-    let mut request = Message::new(kind, if kind == libc::RTM_NEWROUTE { PUT } else { 0 }).fixed(&fixed);
+    let mut request = Message::new(kind, flags).fixed(&fixed);
     request.put_ip(libc::RTA_DST, route.prefix.address());
     if let Some(gateway) = gateway {
         request.put_ip(libc::RTA_GATEWAY, gateway);
@@ -132,13 +133,23 @@ fn route_message(socket: &mut Socket, kind: u16, route: &PlainRoute) -> Result<M
 
 /// Adds a route to the main table, or replaces the one with its key.
 pub fn add_route(socket: &mut Socket, route: &PlainRoute) -> Result<(), Error> {
-    let request = route_message(socket, libc::RTM_NEWROUTE, route)?;
+    let request = route_message(socket, libc::RTM_NEWROUTE, route, PUT)?;
     socket.request(&request, &format!("add route {}", route.prefix)).map(drop)
+}
+
+/// Adds a route to the main table; false if there is one with its key.
+pub(crate) fn add_new_route(socket: &mut Socket, route: &PlainRoute) -> Result<bool, Error> {
+    let request = route_message(socket, libc::RTM_NEWROUTE, route, NEW)?;
+    match socket.request(&request, &format!("add route {}", route.prefix)) {
+        Ok(_) => Ok(true),
+        Err(error) if error.errno() == Some(Errno::EEXIST) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Deletes a route from the main table; true if there was one.
 pub fn delete_route(socket: &mut Socket, route: &PlainRoute) -> Result<bool, Error> {
-    let request = route_message(socket, libc::RTM_DELROUTE, route)?;
+    let request = route_message(socket, libc::RTM_DELROUTE, route, 0)?;
     match socket.request(&request, &format!("delete route {}", route.prefix)) {
         Ok(_) => Ok(true),
         Err(error) if error.is_absent() => Ok(false),

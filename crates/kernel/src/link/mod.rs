@@ -7,6 +7,7 @@ mod change;
 mod index;
 mod tap;
 
+pub(crate) use address::add_new_route;
 pub(crate) use address::family_number;
 pub use address::{
     AddressSpec, PlainRoute, RouteTarget, add_address, add_route, addresses, delete_address, delete_route,

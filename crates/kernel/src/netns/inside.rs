@@ -1,9 +1,10 @@
 //! A workload's own view: its addresses as /32 and /128, and the host as the next hop of everything.
 //!
 //! The gateway 169.254.1.1 is nobody's address: the host answers ARP for it. The IPv6 gateway is the link-local
-//! address of the host's side of the link.
+//! address of the host's side of the link. A further link of the same workload is led to by source ([`super::further`]).
 
 use super::Netns;
+use super::further::{self, Further};
 use crate::link::{self, AddressSpec, Change, PlainRoute, RouteTarget};
 use crate::netlink::{Protocol, Socket};
 use crate::{Error, sysctl};
@@ -62,18 +63,31 @@ fn here(inside: &Inside) -> Result<(), Error> {
             continue;
         }
         let gateway = match family {
-            Family::V4 => {
-                let on_link = RouteTarget::Link(name.clone());
-                let to = Prefix::host(IpAddr::V4(GATEWAY_V4));
-                link::add_route(&mut socket, &PlainRoute { prefix: to, target: on_link })?;
-                Some(IpAddr::V4(GATEWAY_V4))
-            }
+            Family::V4 => Some(IpAddr::V4(GATEWAY_V4)),
             Family::V6 => inside.gateway_v6.map(IpAddr::V6),
         };
         if let Some(gateway) = gateway {
-            let target = RouteTarget::GatewayOn { gateway, link: name.clone() };
-            link::add_route(&mut socket, &PlainRoute { prefix: Prefix::default_route(family), target })?;
+            lead_to(&mut socket, inside, gateway)?;
         }
     }
     Ok(())
+}
+
+/// Leads everything of the gateway's family there: by the main table, or for a further link what has its addresses.
+fn lead_to(socket: &mut Socket, inside: &Inside, gateway: IpAddr) -> Result<(), Error> {
+    let family = Family::of(gateway);
+    let on_link = || RouteTarget::Link(inside.link.clone());
+    let through = || RouteTarget::GatewayOn { gateway, link: inside.link.clone() };
+    let to_gateway = PlainRoute { prefix: Prefix::host(gateway), target: on_link() };
+    let default = PlainRoute { prefix: Prefix::default_route(family), target: through() };
+    // An IPv6 gateway is link-local: it needs no route of its own.
+    let routes = if family == Family::V4 { vec![to_gateway, default] } else { vec![default] };
+    if !link::add_new_route(socket, &routes[0])? {
+        let index = link::need(socket, &inside.link)?.index;
+        if further::is_taken(socket, routes[0].prefix, index)? {
+            let addresses = inside.addresses.iter().copied().filter(|address| Family::of(*address) == family);
+            return Further { link: index, gateway, addresses: addresses.collect() }.set_up(socket);
+        }
+    }
+    routes.iter().try_for_each(|route| link::add_route(socket, route))
 }

@@ -4,6 +4,7 @@
 //! to the namespace it was in at that moment. So work inside another namespace is done on a thread of its own,
 //! which ends with the work: no thread of ours ever comes back from somewhere else.
 
+mod further;
 mod inside;
 
 pub use inside::{GATEWAY_V4, Inside, configure, gateway_v6};
