@@ -35,7 +35,7 @@ use watch::Watch;
 /// How a [`Kernel`] works.
 #[derive(Clone, Debug, Default)]
 pub struct KernelConfig {
-    /// File that records what settings were before we changed them; best under /run. `None`: known only while running.
+    /// File that records what settings were before we changed them, and beside it (`.links`) MACs; best under /run. `None`: known only while running.
     pub settings_record: Option<PathBuf>,
 }
 
@@ -79,6 +79,7 @@ impl Kernel {
         let mut socket = Socket::open(Protocol::Route)?;
         may_configure(&mut socket)?;
         let guards = Guards::open()?;
+        let macs = config.settings_record.as_ref().map(|path| path.with_extension("links"));
         let mut watch = Watch::open(guards.watch())?;
         let neighbours = Neighbours::open()?;
         let routes = Routes::open()?;
@@ -92,7 +93,7 @@ impl Kernel {
             queue: VecDeque::new(),
             socket,
             links: Links::default(),
-            marks: Reconciler::new(Marks::open()?),
+            marks: Reconciler::new(Marks::open(macs)?),
             neighbours: Reconciler::new(neighbours),
             settings: Reconciler::new(Settings::open(config.settings_record.as_deref())?),
             routes,

@@ -55,6 +55,7 @@ impl Host {
 impl Drop for Host {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.record);
+        let _ = std::fs::remove_file(self.record.with_extension("links"));
     }
 }
 
