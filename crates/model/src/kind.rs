@@ -249,7 +249,8 @@ fn unknown(text: &str, names: impl Fn(Kind) -> Vec<&'static str>) -> ParseKindEr
     let hint = near.map_or_else(
         || {
             // Each kind once, by the last of its names: the plural, where one is asked for on the command line.
-            let all: Vec<&str> = Kind::ALL.into_iter().filter_map(|kind| names(kind).pop()).collect();
+            let mut all: Vec<&str> = Kind::ALL.into_iter().filter_map(|kind| names(kind).pop()).collect();
+            all.dedup();
             format!("; there are: {}", all.join(", "))
         },
         |near| format!("; did you mean '{near}'?"),

@@ -74,7 +74,13 @@ fn what_names_a_resource_is_checked_first() {
         ("spec: {}", "f.yaml:1: kind: is missing; write kind, e.g. kind: NetworkPolicy"),
         ("Kind: Node", "f.yaml:1: kind: is missing; write kind (not 'Kind'), e.g. kind: NetworkPolicy"),
         ("kind: Node", "f.yaml:1: apiVersion: is missing; write projectcalico.org/v3"),
-        ("apiVersion: v1\nkind: Pod", "f.yaml:2: kind: 'Pod' is not a kind of resource"),
+        (
+            "apiVersion: v1\nkind: Pod",
+            "f.yaml:2: kind: 'Pod' is not a kind of resource; there are: FelixConfiguration, BGPConfiguration, Node, IPPool, BGPPeer, \
+             Namespace, ServiceAccount, Tier, Profile, GlobalNetworkSet, NetworkSet, EndpointSlice, GlobalNetworkPolicy, \
+             NetworkPolicy, ClusterNetworkPolicy, StagedGlobalNetworkPolicy, StagedNetworkPolicy, \
+             StagedKubernetesNetworkPolicy, HostEndpoint, WorkloadEndpoint",
+        ),
         ("apiVersion: v2\nkind: Pod", "f.yaml:1: apiVersion: 'v2' is not supported; kinds of projectcalico.org/v3 are"),
         (
             "apiVersion: v1\nkind: NetworkPolicy",
