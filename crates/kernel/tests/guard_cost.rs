@@ -6,7 +6,7 @@ mod netns;
 
 use lasthop_compute::{EndpointToHost, Guard, Nat, Source};
 use lasthop_kernel::bpf::{Responder, Responders};
-use lasthop_kernel::nft::Nft;
+use lasthop_kernel::nft::{Nft, PolicyScope, allow_all};
 use lasthop_kernel::reconcile::{Reconciler, Scope};
 use lasthop_net::{IfName, Mac};
 use netns::Netns;
@@ -30,7 +30,7 @@ fn guard_on() {
     nft.sync_skeleton(&guard, &Nat { sources: BTreeSet::new(), inside: pools }).expect("the skeleton");
     let sources = BTreeSet::from([Source { link: name("lhw"), prefix: "10.65.0.2".parse().expect("a prefix") }]);
     assert!(nft.sync_sources(&sources, Scope::All).failed.is_empty());
-    assert!(nft.sync_endpoints(&BTreeSet::from([name("lhw")]), Scope::All).failed.is_empty());
+    assert!(nft.sync_policy(&allow_all([&name("lhw")]), PolicyScope::All).failed.is_empty());
 }
 
 fn respond(wanted: bool) {

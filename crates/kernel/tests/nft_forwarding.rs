@@ -11,7 +11,7 @@ mod netns;
 use lasthop_compute::{EndpointToHost, Guard, Nat, Source};
 use lasthop_kernel::bpf::{Responder, Responders};
 use lasthop_kernel::link::create_tap;
-use lasthop_kernel::nft::Nft;
+use lasthop_kernel::nft::{Nft, PolicyScope, allow_all};
 use lasthop_kernel::reconcile::{Reconciler, Scope};
 use lasthop_net::{IfName, Mac, Prefix};
 use netns::Netns;
@@ -88,13 +88,13 @@ fn guard(host: &Netns, action: EndpointToHost, sources: &BTreeSet<Source>) {
     let set = |texts: &[&str]| texts.iter().map(|text| text.parse().expect("a prefix")).collect();
     let guard = Guard { link_prefixes: ["lh", "tap"].map(str::to_owned).into(), endpoint_to_host: action };
     let nat = Nat { sources: set(&["10.65.0.0/16", "fd00:65::/32"]), inside: set(&["10.65.0.0/16", "fd00:65::/32"]) };
-    let links = sources.iter().map(|source| source.link.clone()).collect();
+    let links: BTreeSet<IfName> = sources.iter().map(|source| source.link.clone()).collect();
     host.enter(|| {
         let mut nft = Nft::open().expect("sockets");
         nft.read_back().expect("read back");
         nft.sync_skeleton(&guard, &nat).expect("the skeleton");
         assert!(nft.sync_sources(sources, Scope::All).failed.is_empty());
-        assert!(nft.sync_endpoints(&links, Scope::All).failed.is_empty());
+        assert!(nft.sync_policy(&allow_all(&links), PolicyScope::All).failed.is_empty());
     });
 }
 
@@ -421,8 +421,8 @@ fn changes_under_traffic_lose_no_packet() {
                     all.extend(sources(&[("lhother", "10.65.0.99", "fd00:65::99")]));
                 }
                 assert!(nft.sync_sources(&all, Scope::All).failed.is_empty());
-                let links = all.iter().map(|source| source.link.clone()).collect();
-                assert!(nft.sync_endpoints(&links, Scope::All).failed.is_empty());
+                let links: BTreeSet<IfName> = all.iter().map(|source| source.link.clone()).collect();
+                assert!(nft.sync_policy(&allow_all(&links), PolicyScope::All).failed.is_empty());
                 std::thread::sleep(Duration::from_millis(5));
             }
         });

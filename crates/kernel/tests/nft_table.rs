@@ -4,9 +4,10 @@
 mod netns;
 
 use lasthop_compute::{EndpointToHost, Guard, Nat, Source};
-use lasthop_kernel::nft::{Nft, Watch};
+use lasthop_kernel::nft::{Nft, PolicyScope, Watch, allow_all};
 use lasthop_kernel::reconcile::{Outcome, Scope};
 use lasthop_net::IfName;
+use lasthop_policy::ir::PolicyChanges;
 use netns::Netns;
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -35,7 +36,7 @@ fn ready(nft: &mut Nft, sources: &BTreeSet<Source>) -> usize {
     let links: BTreeSet<IfName> = sources.iter().map(|source| source.link.clone()).collect();
     let report = nft.sync_skeleton(&guard(EndpointToHost::Drop), &nat()).expect("the skeleton");
     let first = nft.sync_sources(sources, Scope::All);
-    let second = nft.sync_endpoints(&links, Scope::All);
+    let second = nft.sync_policy(&allow_all(&links), PolicyScope::All);
     all_done(&first);
     all_done(&second);
     assert_eq!(first.done.len(), sources.len());
@@ -75,8 +76,8 @@ fn what_is_right_is_not_touched() {
         "\"lh0\" . 192.0.2.0/24",
         "\"lh1\" . 0.0.0.0/0",
         "\"lh0\" . fd00:65::2",
-        "\"lh0\" : return",
-        "\"lh0\" : accept",
+        "\"lh0\" : ",
+        " : goto stack-",
         "type filter hook prerouting priority -450; policy accept;",
         "iifname \"lh*\" goto check_source comment \"from lh\"",
         "ct state established,related accept comment \"established\"",
@@ -96,7 +97,7 @@ fn an_action_change_rewrites_only_the_chain_it_is_in() {
     host.enter(|| {
         let mut nft = Nft::open().expect("sockets");
         ready(&mut nft, &some_sources());
-        for action in [EndpointToHost::Accept, EndpointToHost::Return, EndpointToHost::Drop] {
+        for action in [EndpointToHost::Accept, EndpointToHost::Drop, EndpointToHost::Return] {
             let report = nft.sync_skeleton(&guard(action), &nat()).expect("the skeleton");
             assert_eq!(report.changes.len(), 2, "{report:?}");
             assert!(report.changes.iter().all(|change| change.contains("chain to_host")), "{report:?}");
@@ -108,7 +109,7 @@ fn an_action_change_rewrites_only_the_chain_it_is_in() {
         }
         let mut other = nat();
         other.sources.remove(&"fd00:65::/64".parse().expect("a prefix"));
-        let report = nft.sync_skeleton(&guard(EndpointToHost::Drop), &other).expect("the skeleton");
+        let report = nft.sync_skeleton(&guard(EndpointToHost::Return), &other).expect("the skeleton");
         assert_eq!(report.changes, ["set nat6: 2 elements deleted"]);
     });
 }
@@ -133,10 +134,14 @@ fn tampering_is_noticed_and_put_right() {
         "nft add element inet lasthop sources4 '{ \"lh0\" . 10.65.0.3 }'",
         "nft add element inet lasthop prefixes4 '{ \"lh0\" . 10.1.0.1-10.1.0.7 }'",
         "nft add element inet lasthop sources4 '{ * }'",
-        "nft add element inet lasthop from_endpoint '{ * : return }'",
-        "nft delete element inet lasthop from_endpoint '{ \"lh0\" }'",
-        "nft delete element inet lasthop from_endpoint '{ \"lh0\" }'; nft add element inet lasthop from_endpoint '{ \"lh0\" : drop }'",
-        "nft add element inet lasthop to_endpoint '{ \"lh7\" : accept }'",
+        "nft add element inet lasthop from_stack '{ * : ::7 }'",
+        "nft delete element inet lasthop from_stack '{ \"lh0\" }'",
+        "nft delete element inet lasthop from_stack '{ \"lh0\" }'; nft add element inet lasthop from_stack '{ \"lh0\" : ::7 }'",
+        "nft add element inet lasthop to_stack '{ \"lh7\" : ::7 }'",
+        "nft add element inet lasthop stacks '{ 1.1.1.1 . 2.2.2.2 . 3.3.3.3 : accept }'",
+        "nft flush map inet lasthop stacks",
+        "nft flush chain inet lasthop $(nft list chains inet | awk '/stack-/ {print $2}')",
+        "nft insert rule inet lasthop $(nft list chains inet | awk '/stack-/ {print $2}') drop",
         "nft delete element inet lasthop nat4 '{ 10.65.0.0/16 }'",
         "nft add element inet lasthop inside4 '{ 8.8.8.0/24 }'",
         "nft add chain inet lasthop forward '{ policy drop; }'",
@@ -144,7 +149,7 @@ fn tampering_is_noticed_and_put_right() {
         "nft add set inet lasthop mine '{ type ipv4_addr; }'",
         "nft add chain inet lasthop early '{ type filter hook forward priority -10; policy drop; }'",
         "nft add table inet lasthop '{ flags dormant; }'",
-        "nft flush table inet lasthop; nft delete map inet lasthop to_endpoint; nft add map inet lasthop to_endpoint '{ type ipv4_addr : verdict; }'",
+        "nft flush table inet lasthop; nft delete map inet lasthop to_stack; nft add map inet lasthop to_stack '{ type ipv4_addr : verdict; }'",
     ] {
         host.enter(|| {
             let mut nft = Nft::open().expect("sockets");
@@ -251,22 +256,25 @@ fn an_endpoint_costs_the_same_at_any_number() {
             nft.read_back().expect("read back");
             let read = begin.elapsed();
             assert_eq!(ready(&mut nft, &sources), 0);
-            let mut links: BTreeSet<IfName> = sources.iter().map(|source| source.link.clone()).collect();
+            let links: BTreeSet<IfName> = sources.iter().map(|source| source.link.clone()).collect();
+            let mut policy = allow_all(&links);
             let (mut adds, mut removes) = (Vec::new(), Vec::new());
             for _ in 0..200 {
                 let new = [source("lhnew", "10.66.0.1"), source("lhnew", "fd00:66::1")];
                 let keys = BTreeSet::from(new.clone());
                 let name = BTreeSet::from([new[0].link.clone()]);
                 sources.extend(new.clone());
-                links.extend(name.clone());
+                policy.workloads.extend(allow_all(&name).workloads);
                 let begin = Instant::now();
                 all_done(&nft.sync_sources(&sources, Scope::Keys(&keys)));
-                all_done(&nft.sync_endpoints(&links, Scope::Keys(&name)));
+                let changes = PolicyChanges { workloads: name.clone(), ..PolicyChanges::default() };
+                all_done(&nft.sync_policy(&policy, PolicyScope::Changed(&changes)));
                 adds.push(begin.elapsed());
                 sources.retain(|source| !keys.contains(source));
-                links.retain(|link| !name.contains(link));
+                policy.workloads.retain(|link, _| !name.contains(link));
                 let begin = Instant::now();
-                all_done(&nft.sync_endpoints(&links, Scope::Keys(&name)));
+                let changes = PolicyChanges { workloads: name.clone(), ..PolicyChanges::default() };
+                all_done(&nft.sync_policy(&policy, PolicyScope::Changed(&changes)));
                 all_done(&nft.sync_sources(&sources, Scope::Keys(&keys)));
                 removes.push(begin.elapsed());
             }

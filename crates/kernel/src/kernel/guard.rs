@@ -4,11 +4,12 @@ use super::{Kernel, KernelEvent};
 use crate::bpf::{Responder, Responders};
 use crate::link::Links;
 use crate::netlink::{Message, Protocol, Socket};
-use crate::nft::{self, Nft};
+use crate::nft::{self, Nft, PolicyKey, PolicyScope};
 use crate::reconcile::{Outcome, Pending, Reconciler, Scope, Want};
 use crate::{Error, netlink::Received};
 use lasthop_compute::{Desired, Source};
 use lasthop_net::{Family, IfName, Prefix};
+use lasthop_policy::ir::{HostPolicy, PolicyChanges, Stack, WorkloadPolicy};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Mutex, PoisonError};
@@ -26,8 +27,8 @@ pub(super) struct Guards {
     /// For counting only, so that it can be done in between.
     counters: Mutex<Nft>,
     responders: Reconciler<Responders>,
-    /// Links that may send and receive, as last told.
-    endpoints: Option<BTreeSet<IfName>>,
+    /// What allows everything, while no policy is computed.
+    unpoliced: Option<HostPolicy>,
     state: Guarded,
 }
 
@@ -47,7 +48,7 @@ impl Guards {
             watch: nft::Watch::open()?,
             counters: Mutex::new(Nft::open()?),
             responders: Reconciler::new(Responders::open()?),
-            endpoints: None,
+            unpoliced: None,
             state: Guarded::No,
         })
     }
@@ -135,6 +136,21 @@ fn prefixes_of(link: &IfName, desired: &Desired) -> BTreeSet<Prefix> {
     of_link.map(|source| source.prefix).collect()
 }
 
+/// What became of links.
+fn links_only(outcome: Outcome<PolicyKey>) -> Outcome<IfName> {
+    let link = |key: PolicyKey| match key {
+        PolicyKey::Link(name) => Some(name),
+        _ => None,
+    };
+    Outcome {
+        done: outcome.done.into_iter().filter_map(link).collect(),
+        removed: outcome.removed.into_iter().filter_map(link).collect(),
+        failed: outcome.failed.into_iter().filter_map(|(key, error)| Some((link(key)?, error))).collect(),
+        writes: outcome.writes,
+        ..Outcome::default()
+    }
+}
+
 impl Kernel {
     /// Whether our nftables table is there, as far as we know: workload links pass nothing that it does not allow.
     #[must_use]
@@ -174,23 +190,46 @@ impl Kernel {
         self.guards.nft.sync_sources(&desired.sources, scope)
     }
 
-    /// Lets links of endpoints send and receive, and no others.
+    /// Keeps policy: what links may send and get, and what guards the host's own interfaces.
+    pub fn sync_policy(&mut self, desired: &Desired, scope: PolicyScope<'_>) -> Outcome<PolicyKey> {
+        self.take_in();
+        self.guards.nft.sync_policy(&desired.policy, scope)
+    }
+
+    /// Keeps what links may send and get. While no policy at all is computed, desired links may send and get everything.
     pub fn sync_endpoints(&mut self, desired: &Desired, scope: Scope<'_, IfName>) -> Outcome<IfName> {
         self.take_in();
-        let Guards { endpoints, nft, .. } = &mut self.guards;
-        match (scope, &mut *endpoints) {
-            (Scope::Keys(keys), Some(endpoints)) => {
-                for name in keys {
-                    if desired.links.contains_key(name) {
-                        endpoints.insert(name.clone());
-                    } else {
-                        endpoints.remove(name);
+        let workloads = match scope {
+            Scope::All => BTreeSet::new(),
+            Scope::Keys(keys) => keys.clone(),
+        };
+        let changes = PolicyChanges { workloads, ..PolicyChanges::default() };
+        let scope = match scope {
+            Scope::All => PolicyScope::All,
+            Scope::Keys(_) => PolicyScope::Changed(&changes),
+        };
+        // To be deleted, with `Guards::unpoliced`, once policy is computed for every link.
+        let outcome = if desired.policy.workloads.is_empty() {
+            let Guards { unpoliced, nft, .. } = &mut self.guards;
+            match (scope, &mut *unpoliced) {
+                (PolicyScope::Changed(changes), Some(policy)) => {
+                    let stack = Stack::allow_all().id();
+                    for name in &changes.workloads {
+                        if desired.links.contains_key(name) {
+                            policy.workloads.insert(name.clone(), WorkloadPolicy { from: stack, to: stack });
+                        } else {
+                            policy.workloads.remove(name);
+                        }
                     }
                 }
+                _ => *unpoliced = None,
             }
-            _ => *endpoints = None,
-        }
-        nft.sync_endpoints(endpoints.get_or_insert_with(|| desired.links.keys().cloned().collect()), scope)
+            nft.sync_policy(unpoliced.get_or_insert_with(|| nft::allow_all(desired.links.keys())), scope)
+        } else {
+            self.guards.unpoliced = None;
+            self.guards.nft.sync_policy(&desired.policy, scope)
+        };
+        links_only(outcome)
     }
 
     /// Packets that the guard has dropped, by reason; empty if there is no guard.
@@ -202,7 +241,7 @@ impl Kernel {
     }
 
     pub(super) fn remove_guard(&mut self) -> Result<(), Error> {
-        self.guards.endpoints = None;
+        self.guards.unpoliced = None;
         self.guards.state = Guarded::No;
         self.guards.nft.remove_all()
     }

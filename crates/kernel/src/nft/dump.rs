@@ -2,11 +2,12 @@
 
 use super::TABLE;
 use super::plan::Actual;
-use super::ruleset::{Element, Ruleset, read_chain, read_elements, read_rule, read_set};
+use super::policy::is_policy;
+use super::ruleset::{Chain, Element, ReadRule, Ruleset, SetSpec, read_chain, read_elements, read_rule, read_set};
 use super::skeleton::drop_reason;
 use super::wire::{self, FAMILY_INET, FIXED, Kind, chain, element, rule, set, table};
 use crate::Error;
-use crate::netlink::{Attribute, Received, Socket};
+use crate::netlink::{Attribute, Received, Replies, Socket};
 use nix::errno::Errno;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,7 +30,7 @@ fn generation(socket: &mut Socket) -> Result<u32, Error> {
     replies.iter().find_map(number).ok_or_else(|| Error::malformed(attempted, "no number"))
 }
 
-/// All of our table but the elements that belong to endpoints; `known` has the sets whose elements are wanted.
+/// All of our table but policy, and the elements that belong to endpoints; `known` has the sets whose elements are wanted.
 pub(super) fn skeleton(socket: &mut Socket, known: &Ruleset) -> Result<Actual, Error> {
     let mut before = generation(socket)?;
     for _ in 0..TRIES {
@@ -60,19 +61,13 @@ fn table_flags(socket: &mut Socket) -> Result<Option<u32>, Error> {
 fn skeleton_once(socket: &mut Socket, known: &Ruleset) -> Result<Actual, Error> {
     let Some(flags) = table_flags(socket)? else { return Ok(Actual::default()) };
     let mut actual = Actual { flags: Some(flags), ..Actual::default() };
-    let mut m = Kind::GetChain.message(0);
-    m.put_str(chain::TABLE, TABLE);
-    for message in socket.dump(&m, "read nftables chains")?.iter().filter(|m| ours(*m, Kind::NewChain)) {
-        actual.chains.extend(read_chain(&message.attributes(FIXED)));
-    }
+    actual.chains = chains(socket)?.into_iter().filter(|(name, _)| !is_policy(name)).collect();
     for read in rules(socket)? {
-        actual.chains.entry(read.chain).or_default().rules.push(read.rule);
+        if let Some(chain) = actual.chains.get_mut(&read.chain) {
+            chain.rules.push(read.rule);
+        }
     }
-    let mut m = Kind::GetSet.message(0);
-    m.put_str(set::TABLE, TABLE);
-    for message in socket.dump(&m, "read nftables sets")?.iter().filter(|m| ours(*m, Kind::NewSet)) {
-        actual.sets.extend(read_set(&message.attributes(FIXED)));
-    }
+    actual.sets = sets(socket)?.into_iter().filter(|(name, _)| !is_policy(name)).collect();
     for (name, set) in &known.sets {
         if set.elements.is_some() && actual.sets.get(name).is_some_and(|spec| spec.as_ref() == Some(&set.spec)) {
             actual.elements.insert(name.clone(), elements(socket, name)?.into_iter().collect());
@@ -81,10 +76,42 @@ fn skeleton_once(socket: &mut Socket, known: &Ruleset) -> Result<Actual, Error> 
     Ok(actual)
 }
 
-fn rules(socket: &mut Socket) -> Result<Vec<super::ruleset::ReadRule>, Error> {
+/// What a listing of a table that is not there gives.
+fn listed(result: Result<Replies, Error>) -> Result<Replies, Error> {
+    match result {
+        Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(Replies::default()),
+        other => other,
+    }
+}
+
+/// All chains, without rules.
+fn chains(socket: &mut Socket) -> Result<BTreeMap<String, Chain>, Error> {
+    let mut m = Kind::GetChain.message(0);
+    m.put_str(chain::TABLE, TABLE);
+    let replies = listed(socket.dump(&m, "read nftables chains"))?;
+    let ours = replies.iter().filter(|m| ours(*m, Kind::NewChain));
+    Ok(ours.filter_map(|message| read_chain(&message.attributes(FIXED))).collect())
+}
+
+/// The names of all chains.
+pub(super) fn chain_names(socket: &mut Socket) -> Result<Vec<String>, Error> {
+    Ok(chains(socket)?.into_keys().collect())
+}
+
+/// All sets, without elements; `None` for one of a kind that we never make.
+pub(super) fn sets(socket: &mut Socket) -> Result<BTreeMap<String, Option<SetSpec>>, Error> {
+    let mut m = Kind::GetSet.message(0);
+    m.put_str(set::TABLE, TABLE);
+    let replies = listed(socket.dump(&m, "read nftables sets"))?;
+    let ours = replies.iter().filter(|m| ours(*m, Kind::NewSet));
+    Ok(ours.filter_map(|message| read_set(&message.attributes(FIXED))).collect())
+}
+
+/// All rules, in order.
+pub(super) fn rules(socket: &mut Socket) -> Result<Vec<ReadRule>, Error> {
     let mut m = Kind::GetRule.message(0);
     m.put_str(rule::TABLE, TABLE);
-    let replies = socket.dump(&m, "read nftables rules")?;
+    let replies = listed(socket.dump(&m, "read nftables rules"))?;
     let ours = replies.iter().filter(|message| ours(*message, Kind::NewRule));
     Ok(ours.filter_map(|message| read_rule(&message.attributes(FIXED))).collect())
 }
@@ -107,7 +134,7 @@ pub(super) fn elements(socket: &mut Socket, name: &str) -> Result<Vec<Element>, 
 pub(super) fn drops(socket: &mut Socket) -> Result<BTreeMap<&'static str, u64>, Error> {
     let mut drops: BTreeMap<&'static str, u64> = super::skeleton::drop_reasons().into_iter().map(|r| (r, 0)).collect();
     for read in rules(socket)? {
-        if let (Some(reason), Some(packets)) = (drop_reason(&read.chain, &read.rule.id), read.packets) {
+        if let (Some(reason), Some((packets, _))) = (drop_reason(&read.chain, &read.rule.id), read.counted) {
             *drops.entry(reason).or_default() += packets;
         }
     }

@@ -1,29 +1,29 @@
-//! The elements that make an endpoint: its sources, and its two verdicts. Two tables for the reconciler.
+//! The sources that links may use: a table for the reconciler.
 //!
 //! One pass is one transaction of a few elements in hash sets, so that an endpoint costs the same beside ten others and beside
 //! ten thousand. If the kernel refuses the transaction, keys are written one by one, so that a bad one stops no other.
 
 use super::ruleset::{Element, Mark, change_elements};
-use super::skeleton::{FROM_ENDPOINT, PREFIXES, SOURCES, family_index};
+use super::skeleton::{PREFIXES, SOURCES, family_index};
 use super::wire::Kind;
-use super::{TABLE, Verdict, dump, ranges};
+use super::{TABLE, dump, ranges};
 use crate::Error;
 use crate::netlink::{Message, Protocol, Refusal, Socket};
 use crate::reconcile::{Plan, Table};
 use lasthop_compute::Source;
 use lasthop_net::{Family, IfName, Prefix};
 use nix::errno::Errno;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 /// A link's name as a key: 16 bytes, the rest zero.
-fn name_key(name: &IfName) -> Vec<u8> {
+pub(super) fn name_key(name: &IfName) -> Vec<u8> {
     let mut key = name.as_str().as_bytes().to_vec();
     key.resize(16, 0);
     key
 }
 
-fn name_of(key: &[u8]) -> Option<IfName> {
+pub(super) fn name_of(key: &[u8]) -> Option<IfName> {
     let end = key.iter().position(|byte| *byte == 0)?;
     std::str::from_utf8(&key[..end]).ok()?.parse().ok()
 }
@@ -36,7 +36,7 @@ fn address_bytes(address: IpAddr) -> Vec<u8> {
 }
 
 /// Sends a transaction; the first refusal, in words.
-fn commit(socket: &mut Socket, messages: &[Message], attempted: &str) -> Result<(), Error> {
+pub(super) fn commit(socket: &mut Socket, messages: &[Message], attempted: &str) -> Result<(), Error> {
     match socket.transaction(messages, None) {
         Ok(_) => Ok(()),
         Err(refused) => {
@@ -179,110 +179,6 @@ fn settle(kind: Kind, result: Result<(), Error>) -> Result<(), Error> {
     match result {
         Err(error) if kind == Kind::DelElement && error.errno() == Some(Errno::ENOENT) => Ok(()),
         other => other,
-    }
-}
-
-/// What the two maps have for a link.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Verdicts {
-    pub(super) from: Option<Verdict>,
-    pub(super) to: Option<Verdict>,
-}
-
-impl Verdicts {
-    /// The allow-all program: judged, go on; accepted.
-    pub(super) fn allow_all() -> Self {
-        Self { from: Some(Verdict::Return), to: Some(Verdict::Accept) }
-    }
-}
-
-/// The verdicts for links.
-#[derive(Debug)]
-pub(super) struct Endpoints {
-    pub(super) socket: Socket,
-    strays: Strays,
-}
-
-impl Endpoints {
-    pub(super) fn open() -> Result<Self, Error> {
-        Ok(Self { socket: Socket::open(Protocol::Netfilter)?, strays: Strays::default() })
-    }
-}
-
-const MAPS: [&str; 2] = [FROM_ENDPOINT, super::skeleton::TO_ENDPOINT];
-
-/// Requests for the elements of some links, a map at a time.
-fn verdict_requests<'a>(kind: Kind, links: impl Iterator<Item = (&'a IfName, &'a Verdicts)> + Clone) -> Vec<Message> {
-    let mut messages = Vec::new();
-    for (index, map) in MAPS.into_iter().enumerate() {
-        let of = |verdicts: &'a Verdicts| if index == 0 { verdicts.from.as_ref() } else { verdicts.to.as_ref() };
-        let elements: Vec<Element> = links
-            .clone()
-            .filter_map(|(name, verdicts)| Some((name, of(verdicts)?)))
-            .map(|(name, verdict)| Element { verdict: Some(verdict.clone()), ..Element::key(name_key(name)) })
-            .collect();
-        messages.extend(change_elements(kind, TABLE, map, &elements));
-    }
-    messages
-}
-
-impl Endpoints {
-    /// One link by itself, whatever is there.
-    fn write_one(&mut self, name: &IfName, wanted: Option<&Verdicts>) -> Result<(), Error> {
-        let attempted = format!("verdicts of {name}");
-        let any = Verdicts::allow_all();
-        for message in verdict_requests(Kind::DelElement, std::iter::once((name, &any))) {
-            settle(Kind::DelElement, commit(&mut self.socket, &[message], &attempted))?;
-        }
-        if let Some(wanted) = wanted {
-            commit(&mut self.socket, &verdict_requests(Kind::NewElement, std::iter::once((name, wanted))), &attempted)?;
-        }
-        Ok(())
-    }
-
-    /// Deletes what somebody else has put into our maps; how many elements.
-    pub(super) fn delete_strays(&mut self) -> usize {
-        self.strays.delete(&mut self.socket)
-    }
-}
-
-impl Table for Endpoints {
-    type Key = IfName;
-    type Value = Verdicts;
-
-    fn read_back(&mut self) -> Result<BTreeMap<IfName, Verdicts>, Error> {
-        let mut links: BTreeMap<IfName, Verdicts> = BTreeMap::new();
-        self.strays = Strays::default();
-        for (index, map) in MAPS.into_iter().enumerate() {
-            for element in dump::elements(&mut self.socket, map)? {
-                let Some(name) = name_of(&element.key) else {
-                    self.strays.add(map, element);
-                    continue;
-                };
-                let verdicts = links.entry(name).or_default();
-                *(if index == 0 { &mut verdicts.from } else { &mut verdicts.to }) = element.verdict;
-            }
-        }
-        Ok(links)
-    }
-
-    fn write(
-        &mut self,
-        plan: &Plan<IfName, Verdicts>,
-        actual: &BTreeMap<IfName, Verdicts>,
-    ) -> Vec<(IfName, Result<(), Error>)> {
-        // A verdict is changed by deleting the old element and adding a new one.
-        let touched: BTreeSet<&IfName> = plan.remove.iter().chain(plan.upsert.iter().map(|(name, _)| name)).collect();
-        let before = touched.iter().filter_map(|name| actual.get_key_value(*name));
-        let mut messages = verdict_requests(Kind::DelElement, before);
-        messages
-            .extend(verdict_requests(Kind::NewElement, plan.upsert.iter().map(|(name, verdicts)| (name, verdicts))));
-        if commit(&mut self.socket, &messages, "write verdicts").is_ok() {
-            return touched.into_iter().map(|name| (name.clone(), Ok(()))).collect();
-        }
-        let removed = plan.remove.iter().map(|name| (name, None));
-        let written = plan.upsert.iter().map(|(name, verdicts)| (name, Some(verdicts)));
-        removed.chain(written).map(|(name, wanted)| (name.clone(), self.write_one(name, wanted))).collect()
     }
 }
 

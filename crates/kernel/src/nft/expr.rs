@@ -21,6 +21,16 @@ pub enum Reg {
     R3,
     /// Bytes 48 to 63.
     R4,
+    /// Bytes 4 to 7, as the second part of a key after an IPv4 address (`NFT_REG32_01`).
+    Second = 9,
+    /// Bytes 8 to 11, as the third part after an IPv4 address (`NFT_REG32_02`).
+    Third = 10,
+    /// Bytes 20 to 23, as the third part after an IPv6 address and [`Self::R2`] (`NFT_REG32_05`).
+    Sixth = 13,
+}
+
+impl Reg {
+    const ALL: [Self; 7] = [Self::R1, Self::R2, Self::R3, Self::R4, Self::Second, Self::Third, Self::Sixth];
 }
 
 /// What a rule, or an element of a verdict map, decides.
@@ -54,6 +64,8 @@ pub enum Base {
 /// `enum nft_meta_keys`, those we use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Meta {
+    /// The packet's mark, 4 bytes in host order.
+    Mark = 3,
     /// Name of the link that the packet came in by, 16 bytes.
     InputName = 6,
     /// Name of the link that it will go out by.
@@ -99,6 +111,8 @@ pub enum Find {
     Absent,
     /// The verdict that the map has for it; on with the next rule if it has none.
     Verdict,
+    /// The value that the map has for it, into a register; on with the next rule if it has none.
+    Value(Reg),
 }
 
 /// What a sender is told (`NFT_REJECT_*`).
@@ -131,6 +145,15 @@ pub enum Expr {
         /// Where to.
         to: Reg,
     },
+    /// A register into a fact about the packet.
+    SetMeta {
+        /// Which.
+        key: Meta,
+        /// Where from.
+        from: Reg,
+    },
+    /// The packet is not tracked.
+    Untrack,
     /// The bits of the connection tracking state into a register.
     CtState {
         /// Where to.
@@ -185,6 +208,11 @@ pub enum Expr {
         /// The group.
         group: u16,
         /// What every record begins with.
+        prefix: String,
+    },
+    /// A line in the kernel's log, at the level of warnings.
+    Note {
+        /// What it begins with.
         prefix: String,
     },
     /// On only while packets come slower than this.
@@ -256,7 +284,8 @@ impl Expr {
     fn name(&self) -> &str {
         match self {
             Self::Payload { .. } => "payload",
-            Self::Meta { .. } => "meta",
+            Self::Meta { .. } | Self::SetMeta { .. } => "meta",
+            Self::Untrack => "notrack",
             Self::CtState { .. } => "ct",
             Self::HasHeader { .. } => "exthdr",
             Self::Cmp { .. } => "cmp",
@@ -266,7 +295,7 @@ impl Expr {
             Self::Counter => "counter",
             Self::Masquerade => "masq",
             Self::Reject(_) => "reject",
-            Self::Log { .. } => "log",
+            Self::Log { .. } | Self::Note { .. } => "log",
             Self::Limit { .. } => "limit",
             Self::CounterNamed(_) => "objref",
             Self::Foreign(name) => name,
@@ -290,6 +319,10 @@ impl Expr {
             Self::Meta { key, to } => {
                 m.put_u32_be(2, *key as u32);
                 put_reg(m, 1, *to);
+            }
+            Self::SetMeta { key, from } => {
+                m.put_u32_be(2, *key as u32);
+                put_reg(m, 3, *from);
             }
             Self::CtState { to } => {
                 m.put_u32_be(2, 0);
@@ -319,16 +352,19 @@ impl Expr {
                     Find::Present => {}
                     Find::Absent => drop(m.put_u32_be(5, 1)),
                     Find::Verdict => drop(m.put_u32_be(3, 0)),
+                    Find::Value(to) => put_reg(m, 3, *to),
                 }
             }
             Self::Verdict(verdict) => {
                 m.put_u32_be(1, 0);
                 verdict.put(m, 2);
             }
-            Self::Counter | Self::Masquerade | Self::Foreign(_) => {}
+            Self::Counter | Self::Masquerade | Self::Untrack | Self::Foreign(_) => {}
             Self::Reject(Reject::Prohibited) => drop(m.put_u32_be(1, 2).put_u8(2, 3)),
             Self::Reject(Reject::Reset) => drop(m.put_u32_be(1, 1).put_u8(2, 0)),
             Self::Log { group, prefix } => drop(m.put_u16_be(1, *group).put_str(2, prefix)),
+            // LOGLEVEL_WARNING.
+            Self::Note { prefix } => drop(m.put_str(2, prefix).put_u32_be(5, 4)),
             Self::Limit { rate, seconds, burst } => {
                 m.put_u64_be(1, *rate).put_u64_be(2, *seconds).put_u32_be(3, *burst).put_u32_be(4, 0).put_u32_be(5, 0);
             }
@@ -358,9 +394,13 @@ impl Expr {
                 Self::Payload { base, offset: f.number(3)?, len: f.number(4)?, to: f.reg(1)? }
             }
             "meta" => {
-                let all = [Meta::InputName, Meta::OutputName, Meta::Protocol, Meta::Transport];
+                let all = [Meta::Mark, Meta::InputName, Meta::OutputName, Meta::Protocol, Meta::Transport];
                 let number = f.number(2)?;
                 let key = all.into_iter().find(|key| *key as u32 == number)?;
+                if let Some(from) = f.reg(3) {
+                    f.only(&[2, 3])?;
+                    return Some(Self::SetMeta { key, from });
+                }
                 f.only(&[1, 2])?;
                 Self::Meta { key, to: f.reg(1)? }
             }
@@ -396,6 +436,7 @@ impl Expr {
                     (None, 0) => Find::Present,
                     (None, 1) => Find::Absent,
                     (Some(register), 0) if register.u32_be()? == 0 => Find::Verdict,
+                    (Some(_), 0) => Find::Value(f.reg(3)?),
                     _ => return None,
                 };
                 Self::Lookup { set: f.text(1)?, from: f.reg(2)?, find }
@@ -416,6 +457,15 @@ impl Expr {
                     (1, _) => Self::Reject(Reject::Reset),
                     _ => return None,
                 }
+            }
+            "notrack" => {
+                f.only(&[])?;
+                Self::Untrack
+            }
+            "log" if f.get(1).is_none() => {
+                f.only(&[2, 5])?;
+                (f.number(5)? == 4).then_some(())?;
+                Self::Note { prefix: f.text(2)? }
             }
             "log" => {
                 f.only(&[1, 2])?;
@@ -457,7 +507,7 @@ impl<'a> Fields<'a> {
     }
 
     fn reg(&self, kind: u16) -> Option<Reg> {
-        [Reg::R1, Reg::R2, Reg::R3, Reg::R4].into_iter().find(|reg| Some(*reg as u32) == self.number(kind))
+        Reg::ALL.into_iter().find(|reg| Some(*reg as u32) == self.number(kind))
     }
 
     fn value(&self, kind: u16) -> Option<Vec<u8>> {
@@ -471,104 +521,13 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// The packets that a rule's counter has counted.
-pub(super) fn packets(element: Attribute<'_>) -> Option<u64> {
+/// The packets and bytes that a rule's counter has counted.
+pub(super) fn counted(element: Attribute<'_>) -> Option<(u64, u64)> {
     let attributes = element.nested();
-    let counter = attributes.get(NAME)?.str()? == "counter";
-    counter.then(|| attributes.get(DATA)?.nested().get(2)?.u64_be()).flatten()
+    (attributes.get(NAME)?.str()? == "counter").then_some(())?;
+    let counter = attributes.get(DATA)?.nested();
+    Some((counter.get(2)?.u64_be()?, counter.get(1)?.u64_be()?))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn verdict() -> impl Strategy<Value = Verdict> {
-        let chain = "[a-z_]{1,12}";
-        prop_oneof![
-            Just(Verdict::Accept),
-            Just(Verdict::Drop),
-            Just(Verdict::Continue),
-            Just(Verdict::Return),
-            chain.prop_map(Verdict::Jump),
-            chain.prop_map(Verdict::Goto),
-        ]
-    }
-
-    fn expr() -> impl Strategy<Value = Expr> {
-        let reg = || prop::sample::select(vec![Reg::R1, Reg::R2, Reg::R3, Reg::R4]);
-        let base = prop::sample::select(vec![Base::Link, Base::Network, Base::Transport]);
-        let key = prop::sample::select(vec![Meta::InputName, Meta::OutputName, Meta::Protocol, Meta::Transport]);
-        let op = prop::sample::select(vec![Compare::Eq, Compare::Ne, Compare::Lt, Compare::Le, Compare::Gt]);
-        let find = prop::sample::select(vec![Find::Present, Find::Absent, Find::Verdict]);
-        let header = prop::sample::select(vec![Header::Extension, Header::Option]);
-        let bytes = || prop::collection::vec(any::<u8>(), 1..16);
-        prop_oneof![
-            (base, 0u32..64, 1u32..16, reg()).prop_map(|(base, offset, len, to)| Expr::Payload {
-                base,
-                offset,
-                len,
-                to
-            }),
-            (key, reg()).prop_map(|(key, to)| Expr::Meta { key, to }),
-            reg().prop_map(|to| Expr::CtState { to }),
-            (header, any::<u8>(), reg()).prop_map(|(header, number, to)| Expr::HasHeader { header, number, to }),
-            (op, reg(), bytes()).prop_map(|(op, from, value)| Expr::Cmp { op, from, value }),
-            (reg(), bytes()).prop_map(|(reg, mask)| Expr::Bitwise { reg, xor: mask.clone(), mask }),
-            ("[a-z]{1,9}", reg(), find).prop_map(|(set, from, find)| Expr::Lookup { set, from, find }),
-            verdict().prop_map(Expr::Verdict),
-            Just(Expr::Counter),
-            Just(Expr::Masquerade),
-            Just(Expr::Reject(Reject::Prohibited)),
-            Just(Expr::Reject(Reject::Reset)),
-            (any::<u16>(), "[a-z ]{0,20}").prop_map(|(group, prefix)| Expr::Log { group, prefix }),
-            (any::<u64>(), any::<u64>(), any::<u32>()).prop_map(|(rate, seconds, burst)| Expr::Limit {
-                rate,
-                seconds,
-                burst
-            }),
-            "[a-z]{1,9}".prop_map(Expr::CounterNamed),
-        ]
-    }
-
-    fn written(expr: &Expr) -> Message {
-        let mut message = Message::new(0, 0);
-        expr.put(&mut message);
-        message
-    }
-
-    fn read(bytes: &[u8]) -> Vec<Expr> {
-        Attributes::after(bytes, 0).map(Expr::get).collect()
-    }
-
-    proptest! {
-        #[test]
-        fn what_is_written_is_read(expr in expr()) {
-            prop_assert_eq!(read(written(&expr).payload()), vec![expr]);
-        }
-
-        #[test]
-        fn no_bytes_make_it_panic(expr in expr(), at in any::<prop::sample::Index>(), byte: u8, cut: prop::sample::Index) {
-            let mut bytes = written(&expr).payload().to_vec();
-            let at = at.index(bytes.len());
-            bytes[at] = byte;
-            let cut = cut.index(bytes.len());
-            let _ = read(&bytes);
-            let _ = read(&bytes[..cut]);
-        }
-    }
-
-    #[test]
-    fn a_field_that_we_do_not_write_makes_it_foreign() {
-        for (name, kind) in [("masq", 1), ("payload", 5), ("ct", 3), ("lookup", 9)] {
-            let mut message = Message::new(0, 0);
-            message.nest(LIST_ELEM, |m| {
-                m.put_str(NAME, name);
-                m.nest(DATA, |m| {
-                    m.put_u32_be(kind, 7);
-                });
-            });
-            assert_eq!(read(message.payload()), vec![Expr::Foreign(name.to_owned())], "{name}");
-        }
-    }
-}
+mod tests;

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! Guard, Nat ──▶ skeleton::render (pure) ──▶ plan (pure) ──▶ one transaction ──▶ chains, rules, fixed sets
-//! sources, links of endpoints ──▶ two reconcilers ──▶ a few elements each ──▶ sources4/6, prefixes4/6, from_/to_endpoint
+//! sources    ──▶ a reconciler ──▶ a few elements ──▶ sources4/6, prefixes4/6
+//! HostPolicy ──▶ policy::render (pure) ──▶ what is missing ──▶ chains and sets named by content, from_/to_stack, stacks
 //! ```
 //!
 //! * The table is ours by its name and nothing outside it is looked at. It has no owner flag, so it outlives us.
@@ -13,26 +14,32 @@
 mod dump;
 mod elements;
 mod expr;
+mod hosts;
 mod plan;
+mod policy;
 mod ranges;
 mod ruleset;
 mod skeleton;
 mod wire;
 
 pub use expr::{Base, Compare, Expr, Find, Header, Meta, Reg, Reject, Verdict};
-pub use ruleset::{Chain, Element, Field, Hook, Keys, Mark, Point, Role, Rule, Ruleset, Set, SetSpec};
-pub use skeleton::render;
+pub use ruleset::{Chain, Element, Field, Gives, Hook, Keys, Mark, Point, Role, Rule, Ruleset, Set, SetSpec};
+pub use policy::{DENIED_GROUP, Decider, PolicyKey, PolicyScope};
 
 use crate::Error;
 use crate::netlink::{Protocol, Refusal, Replies, Socket};
 use crate::reconcile::{Outcome, Reconciler, Scope, Want};
-use elements::{Endpoints, Sources, Verdicts};
+use elements::Sources;
+use hosts::Hosts;
 use lasthop_compute::{Guard, Nat, Source};
 use lasthop_net::{Family, IfName, Prefix};
 use nix::errno::Errno;
+use lasthop_policy::ir::{HostPolicy, Stack, WorkloadPolicy};
 use plan::{Actual, Change};
+use policy::Programs;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::sync::Arc;
 
 /// Name of our table, of family `inet`.
 pub const TABLE: &str = "lasthop";
@@ -44,7 +51,24 @@ pub struct Nft {
     /// As last read or written; `None` if it has to be read.
     actual: Option<Actual>,
     sources: Reconciler<Sources>,
-    endpoints: Reconciler<Endpoints>,
+    programs: Programs,
+    /// What the skeleton was last made from.
+    skeleton: Option<(Guard, Nat)>,
+    /// What guards the host's own interfaces; `None` while it is not known: then what is there stays.
+    hosts: Option<Hosts>,
+    /// As it is in the skeleton.
+    written_hosts: Option<Hosts>,
+    /// Rules that ask maps which are still empty wait until these are filled.
+    progress: Progress,
+}
+
+/// How far the skeleton is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    /// As rendered.
+    Whole,
+    /// An earlier version's rules are in force; the new one's sets are there and are being filled.
+    Filling,
 }
 
 /// What a pass over the skeleton did.
@@ -63,7 +87,11 @@ impl Nft {
             socket: Socket::open(Protocol::Netfilter)?,
             actual: None,
             sources: Reconciler::new(Sources::open()?),
-            endpoints: Reconciler::new(Endpoints::open()?),
+            programs: Programs::open()?,
+            skeleton: None,
+            hosts: None,
+            written_hosts: None,
+            progress: Progress::Whole,
         })
     }
 
@@ -71,36 +99,67 @@ impl Nft {
     pub fn read_back(&mut self) -> Result<(), Error> {
         self.actual = None;
         self.sources.read_back()?;
-        self.endpoints.read_back()?;
-        Ok(())
+        self.programs.read_back()
     }
 
-    /// Makes chains, rules and fixed sets as they ought to be, in one transaction.
+    /// Makes chains, rules and fixed sets as they ought to be, in one transaction; what is not needed any more is deleted in
+    /// a second one. An earlier version's rules stay in force until [`Self::sync_policy`] has filled the sets of this one.
     pub fn sync_skeleton(&mut self, guard: &Guard, nat: &Nat) -> Result<Report, Error> {
-        let desired = render(guard, nat)?;
+        self.skeleton = Some((guard.clone(), nat.clone()));
+        self.make_skeleton()
+    }
+
+    fn make_skeleton(&mut self) -> Result<Report, Error> {
+        let Some((guard, nat)) = &self.skeleton else { return Ok(Report::default()) };
+        let hosts = self.hosts.as_ref().map(|hosts| hosts.with_only(|chain| self.programs.has_chain(chain)));
+        let mut desired = skeleton::render(guard, nat, hosts.as_ref().unwrap_or(&Hosts::default()))?;
         let actual = match self.actual.take() {
             Some(actual) => actual,
             None => dump::skeleton(&mut self.socket, &desired)?,
         };
-        let changes = plan::plan(&actual, &desired);
-        if changes.is_empty() {
+        if hosts.is_none() {
+            // What an earlier run left guards the host's interfaces until policy is known.
+            let left = actual.chains.iter().filter(|(name, _)| hosts::is_base_chain(name));
+            desired.chains.extend(left.map(|(name, chain)| (name.clone(), chain.clone())));
+        }
+        let plan = plan::plan(&actual, &desired);
+        if plan.is_empty() {
             self.actual = Some(actual);
+            self.written_hosts = hosts;
+            self.progress = Progress::Whole;
             return Ok(Report::default());
         }
-        let messages = plan::messages(&changes, &desired);
-        let (steps, messages): (Vec<usize>, Vec<_>) = messages.into_iter().unzip();
-        if let Err(refused) = self.socket.transaction(&messages, None) {
-            return Err(refusal_in_words(refused, &changes, &steps));
+        let dynamic = [skeleton::SOURCES, skeleton::PREFIXES, skeleton::LINK_STACKS];
+        let remade = |changes: &[Change], name: &str| changes.contains(&Change::MakeSet { set: name.to_owned() });
+        let in_force = actual.chains.get("forward").is_some_and(|chain| !chain.rules.is_empty());
+        let unfilled = remade(&plan.changes, skeleton::STACKS) && !actual.sets.contains_key(skeleton::STACKS);
+        if in_force && unfilled && self.progress == Progress::Whole {
+            let additions = plan.additions();
+            self.transact(&additions, &desired)?;
+            self.progress = Progress::Filling;
+            return Ok(Report { changes: in_words(&additions), lost_elements: false });
         }
+        self.transact(&plan.changes, &desired)?;
+        self.transact(&plan.deletions, &desired)?;
         self.actual = Some(as_written(&desired));
-        let remade = |name: &&str| changes.contains(&Change::MakeSet { set: (*name).to_owned() });
-        let dynamic = [skeleton::SOURCES, skeleton::PREFIXES, [skeleton::FROM_ENDPOINT, skeleton::TO_ENDPOINT]];
-        let lost_elements = dynamic.as_flattened().iter().any(remade);
+        self.written_hosts = hosts;
+        self.progress = Progress::Whole;
+        let names = dynamic.as_flattened().iter().copied().chain([skeleton::STACKS]);
+        let lost_elements = names.into_iter().any(|name| remade(&plan.changes, name));
         if lost_elements {
             self.sources.read_back()?;
-            self.endpoints.read_back()?;
+            self.programs.read_back()?;
         }
-        Ok(Report { changes: changes.iter().map(ToString::to_string).collect(), lost_elements })
+        let changes = [in_words(&plan.changes), in_words(&plan.deletions)].concat();
+        Ok(Report { changes, lost_elements })
+    }
+
+    fn transact(&mut self, changes: &[Change], desired: &Ruleset) -> Result<(), Error> {
+        let (steps, messages): (Vec<usize>, Vec<_>) = plan::messages(changes, desired).into_iter().unzip();
+        match self.socket.transaction(&messages, None) {
+            Ok(_) => Ok(()),
+            Err(refused) => Err(refusal_in_words(refused, changes, &steps)),
+        }
     }
 
     /// Makes the sources that links may use as desired. A prefix inside another one of the same link is in force through it.
@@ -128,17 +187,24 @@ impl Nft {
         outcome
     }
 
-    /// Makes these links, and no others, endpoints that may send and receive.
-    pub fn sync_endpoints(&mut self, desired: &BTreeSet<IfName>, scope: Scope<'_, IfName>) -> Outcome<IfName> {
-        let want = |name: &IfName| {
-            if desired.contains(name) { Want::Value(Verdicts::allow_all()) } else { Want::Nothing }
-        };
-        let strays = self.endpoints.table().delete_strays();
-        let mut outcome = match scope {
-            Scope::All => self.endpoints.sync_all(desired.clone(), want),
-            Scope::Keys(keys) => self.endpoints.sync_keys(keys.clone(), want),
-        };
-        outcome.writes += strays;
+    /// Makes policy as desired. Links that have none pass nothing.
+    pub fn sync_policy(&mut self, policy: &HostPolicy, scope: PolicyScope<'_>) -> Outcome<PolicyKey> {
+        let (mut outcome, hosts) = self.programs.grant(policy, scope);
+        let filled = self.progress == Progress::Filling;
+        self.hosts = Some(hosts);
+        if filled || self.hosts != self.written_hosts {
+            if filled {
+                self.actual = None;
+            }
+            match self.make_skeleton() {
+                Ok(report) => outcome.writes += report.changes.len(),
+                Err(error) => drop(outcome.failed.insert(PolicyKey::Hosts, error)),
+            }
+        }
+        let hosts = self.written_hosts.clone().unwrap_or_default();
+        if self.progress == Progress::Whole && self.hosts == self.written_hosts {
+            outcome.writes += self.programs.clean(policy, &hosts.references());
+        }
         outcome
     }
 
@@ -153,8 +219,11 @@ impl Nft {
         let mut m = wire::Kind::DelTable.message(0);
         m.put_str(wire::table::NAME, TABLE);
         let result = self.socket.transaction(&[m], None);
+        self.hosts = None;
+        self.written_hosts = None;
+        self.progress = Progress::Whole;
         self.sources.read_back()?;
-        self.endpoints.read_back()?;
+        self.programs.read_back()?;
         match result {
             Ok(_) => Ok(()),
             Err(refused) if refused.iter().any(|(_, refusal)| refusal.errno == Errno::ENOENT) => Ok(()),
@@ -168,8 +237,25 @@ impl Nft {
         BTreeSet::from([
             self.socket.port(),
             self.sources.table_ref().socket.port(),
-            self.endpoints.table_ref().socket.port(),
+            self.programs.socket.port(),
         ])
+    }
+}
+
+fn in_words(changes: &[Change]) -> Vec<String> {
+    changes.iter().map(ToString::to_string).collect()
+}
+
+/// Policy that allows everything to and from these links.
+#[must_use]
+pub fn allow_all<'a>(links: impl IntoIterator<Item = &'a IfName>) -> HostPolicy {
+    let stack = Stack::allow_all();
+    let id = stack.id();
+    let link = |name: &IfName| (name.clone(), WorkloadPolicy { from: id, to: id });
+    HostPolicy {
+        stacks: BTreeMap::from([(id, Arc::new(stack))]),
+        workloads: links.into_iter().map(link).collect(),
+        ..HostPolicy::default()
     }
 }
 

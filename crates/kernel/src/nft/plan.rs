@@ -1,4 +1,4 @@
-//! From what the table holds to what it ought to hold, in one transaction that loses no packet.
+//! From what the table holds to what it ought to hold, without losing a packet.
 //!
 //! Rules are changed by emptying and filling a chain within one transaction: a packet sees the old rules or the new ones.
 //! A table is never deleted and made again in one transaction, because a packet that is inside an old chain then finds
@@ -59,8 +59,41 @@ impl fmt::Display for Change {
     }
 }
 
+/// The way from what the table holds to what it ought to hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Plan {
+    /// Steps of the first transaction.
+    pub(super) changes: Vec<Change>,
+    /// Steps of a second one: what nothing refers to after the first.
+    pub(super) deletions: Vec<Change>,
+}
+
+impl Plan {
+    pub(super) fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.deletions.is_empty()
+    }
+
+    /// Only the sets that are not there yet: nothing refers to them.
+    pub(super) fn additions(self) -> Vec<Change> {
+        let made: BTreeSet<String> = self
+            .changes
+            .iter()
+            .filter_map(|change| match change {
+                Change::MakeSet { set } => Some(set.clone()),
+                _ => None,
+            })
+            .collect();
+        let is_addition = |change: &Change| match change {
+            Change::MakeSet { .. } => true,
+            Change::AddElements { set, .. } => made.contains(set),
+            _ => false,
+        };
+        self.changes.into_iter().filter(is_addition).collect()
+    }
+}
+
 /// The steps from `actual` to `desired`, in order; none if all is right.
-pub(super) fn plan(actual: &Actual, desired: &Ruleset) -> Vec<Change> {
+pub(super) fn plan(actual: &Actual, desired: &Ruleset) -> Plan {
     let mut changes = Vec::new();
     match actual.flags {
         None => changes.push(Change::MakeTable),
@@ -79,21 +112,32 @@ pub(super) fn plan(actual: &Actual, desired: &Ruleset) -> Vec<Change> {
         .filter(|(name, chain)| desired.chains.get(*name).map(hook) != Some(chain.hook))
         .map(|(name, _)| name)
         .collect();
-    let rebuild = !wrong_sets.is_empty() || !wrong_chains.is_empty();
+    // What stands in the way of something of its name has to go first, and all rules before it, since some may refer to it.
+    let rebuild = wrong_sets.keys().any(|name| desired.sets.contains_key(*name))
+        || wrong_chains.iter().any(|name| desired.chains.contains_key(*name));
     let refilled = |name: &String| {
         let rules = actual.chains.get(name).map(|chain| &chain.rules);
         rebuild || rules != desired.chains.get(name).map(|chain| &chain.rules)
     };
     for (name, chain) in &actual.chains {
-        if !chain.rules.is_empty() && refilled(name) {
+        let later = !rebuild && wrong_chains.contains(name);
+        if !chain.rules.is_empty() && refilled(name) && !later {
             let why = if rebuild { "something that it uses was not as we make it" } else { "its rules were not ours" };
             changes.push(Change::EmptyChain { chain: name.clone(), why });
         }
     }
-    changes.extend(wrong_chains.iter().map(|name| Change::DeleteChain { chain: (*name).clone() }));
+    let mut deletions = Vec::new();
+    if !rebuild {
+        let why = "it is not ours, or not needed";
+        deletions.extend(wrong_chains.iter().map(|name| Change::EmptyChain { chain: (*name).clone(), why }));
+    }
+    deletions.extend(wrong_chains.iter().map(|name| Change::DeleteChain { chain: (*name).clone() }));
     let delete =
         |(name, spec): (&&String, &&Option<SetSpec>)| Change::DeleteSet { set: (*name).clone(), spec: (*spec).clone() };
-    changes.extend(wrong_sets.iter().map(delete));
+    deletions.extend(wrong_sets.iter().map(delete));
+    if rebuild {
+        changes.append(&mut deletions);
+    }
     for (name, set) in &desired.sets {
         let kept = actual.sets.contains_key(name) && !wrong_sets.contains_key(name);
         if !kept {
@@ -124,7 +168,7 @@ pub(super) fn plan(actual: &Actual, desired: &Ruleset) -> Vec<Change> {
     }
     let filled = desired.chains.iter().filter(|(name, chain)| !chain.rules.is_empty() && refilled(name));
     changes.extend(filled.map(|(name, _)| Change::FillChain { chain: name.clone() }));
-    changes
+    Plan { changes, deletions }
 }
 
 /// The steps as netlink requests, each with the index of the step that it belongs to.

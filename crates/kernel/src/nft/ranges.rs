@@ -24,13 +24,18 @@ fn key(number: u128, family: Family) -> Vec<u8> {
     bytes[16 - usize::from(family.bits() / 8)..].to_vec()
 }
 
+/// The first address of a prefix, in network order.
+pub(super) fn first(prefix: Prefix) -> Vec<u8> {
+    key(bounds(prefix).0, prefix.family())
+}
+
 /// The last address of a prefix, in network order.
 pub(super) fn last(prefix: Prefix) -> Vec<u8> {
     key(bounds(prefix).1, prefix.family())
 }
 
-/// The elements that stand for those of `prefixes` that are of this family.
-pub(super) fn elements(prefixes: &BTreeSet<Prefix>, family: Family) -> BTreeSet<Element> {
+/// Those of `prefixes` that are of this family, as ranges that neither overlap nor touch.
+pub(super) fn merged(prefixes: &BTreeSet<Prefix>, family: Family) -> BTreeSet<(u128, u128)> {
     let mut merged: Vec<(u128, u128)> = Vec::new();
     // In the order of their first address, because that is how prefixes are ordered.
     for (first, last) in prefixes.iter().filter(|prefix| prefix.family() == family).map(|prefix| bounds(*prefix)) {
@@ -39,15 +44,57 @@ pub(super) fn elements(prefixes: &BTreeSet<Prefix>, family: Family) -> BTreeSet<
             _ => merged.push((first, last)),
         }
     }
+    merged.into_iter().collect()
+}
+
+/// The elements that stand for a range.
+pub(super) fn range((first, last): (u128, u128), family: Family) -> Vec<Element> {
+    let begin = Element::key(key(first, family));
+    let end = |next| Element { mark: Mark::RangeEnd, ..Element::key(key(next, family)) };
     let all = bounds(Prefix::default_route(family)).1;
-    let mut elements = BTreeSet::new();
-    for (first, last) in merged {
-        elements.insert(Element::key(key(first, family)));
-        if last < all {
-            elements.insert(Element { mark: Mark::RangeEnd, ..Element::key(key(last + 1, family)) });
+    let end = (last < all).then(|| end(last + 1));
+    [begin].into_iter().chain(end).collect()
+}
+
+/// The elements that stand for those of `prefixes` that are of this family.
+pub(super) fn elements(prefixes: &BTreeSet<Prefix>, family: Family) -> BTreeSet<Element> {
+    merged(prefixes, family).into_iter().flat_map(|bounds| range(bounds, family)).collect()
+}
+
+/// The ranges that elements stand for; and the elements that stand for none.
+pub(super) fn read(elements: Vec<Element>, family: Family) -> (BTreeSet<(u128, u128)>, Vec<Element>) {
+    let number = |element: &Element| {
+        let mut bytes = [0; 16];
+        let from = 16 - usize::from(family.bits() / 8);
+        (element.key.len() == 16 - from).then(|| bytes[from..].copy_from_slice(&element.key))?;
+        Some(u128::from_be_bytes(bytes))
+    };
+    let mut strays = Vec::new();
+    let mut ends: Vec<(u128, Element)> = Vec::new();
+    for element in elements {
+        match number(&element).filter(|_| element.mark != Mark::CatchAll && element.last.is_none()) {
+            Some(at) => ends.push((at, element)),
+            None => strays.push(element),
         }
     }
-    elements
+    // Where one range ends and the next begins, the end comes first.
+    ends.sort_by_key(|(at, element)| (*at, element.mark != Mark::RangeEnd));
+    let mut ranges = BTreeSet::new();
+    let mut begun: Option<(u128, Element)> = None;
+    for (at, element) in ends {
+        match (element.mark, begun.take()) {
+            (Mark::RangeEnd, Some((first, _))) => drop(ranges.insert((first, at.wrapping_sub(1)))),
+            (Mark::RangeEnd, None) => strays.push(element),
+            (_, before) => {
+                strays.extend(before.map(|(_, element)| element));
+                begun = Some((at, element));
+            }
+        }
+    }
+    if let Some((first, _)) = begun {
+        ranges.insert((first, bounds(Prefix::default_route(family)).1));
+    }
+    (ranges, strays)
 }
 
 #[cfg(test)]
@@ -72,6 +119,14 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn ranges_are_read_from_their_elements(prefixes in prop::collection::btree_set(prefix(), 0..8)) {
+            for family in Family::ALL {
+                let written: Vec<Element> = elements(&prefixes, family).into_iter().rev().collect();
+                prop_assert_eq!(read(written, family), (merged(&prefixes, family), Vec::new()));
+            }
+        }
+
         #[test]
         fn a_set_holds_what_its_prefixes_hold(prefixes in prop::collection::btree_set(prefix(), 0..8), low: u8) {
             for address in [IpAddr::from([255, 255, 255, low]), IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, u16::from(low)])] {

@@ -68,7 +68,7 @@ pub struct Chain {
 }
 
 /// A rule.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Rule {
     /// Its name within the table, shown by `nft list` as the comment.
     pub id: String,
@@ -83,16 +83,24 @@ pub enum Field {
     Name,
     /// An IPv4 address.
     V4,
-    /// An IPv6 address.
+    /// An IPv6 address; or the digest of a stack, which is as long, so that listings can show it.
     V6,
+    /// A protocol's number, one byte.
+    Protocol,
+    /// A port, two bytes in network order.
+    Port,
 }
 
 impl Field {
-    /// Bytes in a key.
+    const ALL: [Self; 5] = [Self::Name, Self::V4, Self::V6, Self::Protocol, Self::Port];
+
+    /// Bytes of the value.
     fn len(self) -> u32 {
         match self {
             Self::Name | Self::V6 => 16,
             Self::V4 => 4,
+            Self::Port => 2,
+            Self::Protocol => 1,
         }
     }
 
@@ -101,6 +109,8 @@ impl Field {
         match self {
             Self::V4 => 7,
             Self::V6 => 8,
+            Self::Protocol => 12,
+            Self::Port => 13,
             Self::Name => 41,
         }
     }
@@ -115,15 +125,26 @@ pub enum Keys {
     Ranges,
 }
 
-/// The definition of a set or verdict map.
+/// What elements carry besides their key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Gives {
+    /// Nothing: a set.
+    Nothing,
+    /// A verdict.
+    Verdict,
+    /// A value of this type.
+    Value(Field),
+}
+
+/// The definition of a set or map.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SetSpec {
     /// The parts of its key.
     pub fields: Vec<Field>,
     /// How keys are kept.
     pub keys: Keys,
-    /// Whether elements carry a verdict.
-    pub verdicts: bool,
+    /// What elements carry.
+    pub gives: Gives,
 }
 
 /// What an element is besides a key.
@@ -147,15 +168,17 @@ pub struct Element {
     pub last: Option<Vec<u8>>,
     /// What else it is.
     pub mark: Mark,
-    /// What a map has for it.
+    /// What a verdict map has for it.
     pub verdict: Option<Verdict>,
+    /// What another map has for it.
+    pub value: Option<Vec<u8>>,
 }
 
 impl Element {
     /// A single key.
     #[must_use]
     pub fn key(key: Vec<u8>) -> Self {
-        Self { key, last: None, mark: Mark::Key, verdict: None }
+        Self { key, last: None, mark: Mark::Key, verdict: None, value: None }
     }
 }
 
@@ -178,14 +201,17 @@ pub struct Ruleset {
 }
 
 impl SetSpec {
-    /// Length of a key; every field is a multiple of four bytes.
+    /// Length of a key: concatenated fields are padded to multiples of four bytes.
     fn key_len(&self) -> u32 {
-        self.fields.iter().map(|field| field.len()).sum()
+        match self.fields.as_slice() {
+            [field] => field.len(),
+            fields => fields.iter().map(|field| field.len().next_multiple_of(4)).sum(),
+        }
     }
 
     fn flags(&self) -> u32 {
         let interval = if self.keys == Keys::Ranges { set::INTERVAL } else { 0 };
-        let map = if self.verdicts { set::MAP } else { 0 };
+        let map = if self.gives == Gives::Nothing { 0 } else { set::MAP };
         let concat = if self.fields.len() > 1 { set::CONCAT } else { 0 };
         interval | map | concat
     }
@@ -201,8 +227,12 @@ pub(super) fn new_set(table: &str, name: &str, spec: &SetSpec, id: u32) -> Messa
     let mut m = Kind::NewSet.message(NLM_F_CREATE);
     m.put_str(set::TABLE, table).put_str(set::NAME, name).put_u32_be(set::FLAGS, spec.flags());
     m.put_u32_be(set::KEY_TYPE, spec.datatype()).put_u32_be(set::KEY_LENGTH, spec.key_len()).put_u32_be(set::ID, id);
-    if spec.verdicts {
-        m.put_u32_be(set::DATA_TYPE, set::VERDICT).put_u32_be(set::DATA_LENGTH, 0);
+    match spec.gives {
+        Gives::Nothing => {}
+        Gives::Verdict => drop(m.put_u32_be(set::DATA_TYPE, set::VERDICT).put_u32_be(set::DATA_LENGTH, 0)),
+        Gives::Value(field) => {
+            m.put_u32_be(set::DATA_TYPE, field.datatype()).put_u32_be(set::DATA_LENGTH, field.len());
+        }
     }
     if spec.fields.len() > 1 {
         m.nest(set::DESCRIPTION, |m| {
@@ -269,6 +299,11 @@ impl Element {
             if let Some(verdict) = &self.verdict {
                 verdict.put(m, element::DATA);
             }
+            if let Some(value) = &self.value {
+                m.nest(element::DATA, |m| {
+                    m.put(data::VALUE, value);
+                });
+            }
         });
     }
 
@@ -287,6 +322,7 @@ impl Element {
             last: value(element::KEY_END),
             mark,
             verdict: attributes.get(element::DATA).and_then(Verdict::get),
+            value: value(element::DATA),
         })
     }
 }
@@ -354,8 +390,8 @@ pub(super) fn read_chain(attributes: &Attributes<'_>) -> Option<(String, Chain)>
 pub(super) struct ReadRule {
     pub(super) chain: String,
     pub(super) rule: Rule,
-    /// What its counter says, if it has one.
-    pub(super) packets: Option<u64>,
+    /// Packets and bytes that its counter has counted, if it has one.
+    pub(super) counted: Option<(u64, u64)>,
 }
 
 /// A received `NFT_MSG_NEWRULE`.
@@ -368,9 +404,9 @@ pub(super) fn read_rule(attributes: &Attributes<'_>) -> Option<ReadRule> {
         }
         _ => None,
     });
-    let packets = list.clone().find_map(super::expr::packets);
+    let counted = list.clone().find_map(super::expr::counted);
     let exprs = list.map(Expr::get).collect();
-    Some(ReadRule { chain, rule: Rule { id: id.unwrap_or_default(), exprs }, packets })
+    Some(ReadRule { chain, rule: Rule { id: id.unwrap_or_default(), exprs }, counted })
 }
 
 /// The name and definition in a received `NFT_MSG_NEWSET`; no definition if we never make such a set.
@@ -386,13 +422,21 @@ pub(super) fn read_set(attributes: &Attributes<'_>) -> Option<(String, Option<Se
     let mut rest = number(set::KEY_TYPE);
     let mut fields = Vec::new();
     while rest != 0 {
-        let field = [Field::Name, Field::V4, Field::V6].into_iter().find(|field| field.datatype() == rest & 0x3f);
+        let field = Field::ALL.into_iter().find(|field| field.datatype() == rest & 0x3f);
         let Some(field) = field else { return Some((name, None)) };
         fields.insert(0, field);
         rest >>= 6;
     }
     let keys = if flags & set::INTERVAL != 0 { Keys::Ranges } else { Keys::Exact };
-    let spec = SetSpec { fields, keys, verdicts: number(set::DATA_TYPE) == set::VERDICT };
+    let gives = match number(set::DATA_TYPE) {
+        0 => Gives::Nothing,
+        set::VERDICT => Gives::Verdict,
+        other => match Field::ALL.into_iter().find(|field| field.datatype() == other) {
+            Some(field) => Gives::Value(field),
+            None => return Some((name, None)),
+        },
+    };
+    let spec = SetSpec { fields, keys, gives };
     let same = spec.flags() == flags && spec.key_len() == number(set::KEY_LENGTH);
     Some((name, same.then_some(spec)))
 }
@@ -411,7 +455,7 @@ mod tests {
     }
 
     fn samples() -> Vec<Message> {
-        let spec = SetSpec { fields: vec![Field::Name, Field::V4], keys: Keys::Ranges, verdicts: true };
+        let spec = SetSpec { fields: vec![Field::Name, Field::V4], keys: Keys::Ranges, gives: Gives::Verdict };
         let element =
             Element { last: Some(vec![9; 20]), verdict: Some(Verdict::Goto("c".into())), ..Element::key(vec![1; 20]) };
         let hook = Hook { role: Role::Nat, point: Point::Postrouting, priority: -5 };
@@ -437,12 +481,16 @@ mod tests {
     #[test]
     fn definitions_are_read_as_they_were_written() {
         let attributes = |message: &Message| Attributes::after(&message.payload().to_vec().leak()[..], wire::FIXED);
-        for (fields, keys, verdicts) in [
-            (vec![Field::Name], Keys::Exact, true),
-            (vec![Field::Name, Field::V6], Keys::Ranges, false),
-            (vec![Field::V4], Keys::Ranges, false),
+        for (fields, keys, gives) in [
+            (vec![Field::Name], Keys::Exact, Gives::Verdict),
+            (vec![Field::Name], Keys::Exact, Gives::Value(Field::V6)),
+            (vec![Field::V6], Keys::Exact, Gives::Verdict),
+            (vec![Field::Name, Field::V6], Keys::Ranges, Gives::Nothing),
+            (vec![Field::V4, Field::Protocol, Field::Port], Keys::Exact, Gives::Nothing),
+            (vec![Field::Port], Keys::Ranges, Gives::Nothing),
+            (vec![Field::V4], Keys::Ranges, Gives::Nothing),
         ] {
-            let spec = SetSpec { fields, keys, verdicts };
+            let spec = SetSpec { fields, keys, gives };
             assert_eq!(read_set(&attributes(&new_set("t", "s", &spec, 1))), Some(("s".to_owned(), Some(spec))));
         }
         let hook = Hook { role: Role::Filter, point: Point::Prerouting, priority: -450 };

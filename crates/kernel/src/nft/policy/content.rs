@@ -1,0 +1,196 @@
+//! What a set of members holds in one family, and how one content becomes another (pure).
+//!
+//! Addresses and ports are kept one by one. Nets are merged first, because an interval set refuses ranges that overlap; a
+//! range that changes is replaced as a whole.
+
+use super::matching::field;
+use crate::nft::ranges;
+use crate::nft::ruleset::{Element, Field, Gives, Keys, SetSpec};
+use lasthop_net::{Family, Prefix};
+use lasthop_policy::ir::{Member, Set, SetKind};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+/// What a set holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::nft) enum Content {
+    /// Members one by one.
+    Members(BTreeSet<Member>),
+    /// Ranges of addresses, first and last, disjoint and not adjacent.
+    Ranges(Family, BTreeSet<(u128, u128)>),
+}
+
+/// What leaves a set and what comes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::nft) struct Change {
+    gone: Content,
+    new: Content,
+}
+
+/// The definition of the kernel's set.
+pub(super) fn spec(kind: SetKind, family: Family) -> SetSpec {
+    let address = field(family);
+    let (fields, keys) = match kind {
+        SetKind::Addresses => (vec![address], Keys::Exact),
+        SetKind::Nets => (vec![address], Keys::Ranges),
+        SetKind::Ports => (vec![address, Field::Protocol, Field::Port], Keys::Exact),
+    };
+    SetSpec { fields, keys, gives: Gives::Nothing }
+}
+
+fn family_of(member: &Member) -> Family {
+    match member {
+        Member::Net(prefix) => prefix.family(),
+        Member::Port(address, ..) => Family::of(*address),
+    }
+}
+
+/// Whether a set of this kind has room for such a member.
+fn fits(kind: SetKind, member: &Member) -> bool {
+    match (kind, member) {
+        (SetKind::Addresses, Member::Net(prefix)) => prefix.is_host(),
+        (SetKind::Nets, Member::Net(_)) | (SetKind::Ports, Member::Port(..)) => true,
+        _ => false,
+    }
+}
+
+fn element(member: &Member) -> Element {
+    match member {
+        Member::Net(prefix) => Element::key(ranges::first(*prefix)),
+        Member::Port(address, protocol, port) => {
+            let mut key = ranges::first(Prefix::host(*address));
+            key.extend([*protocol, 0, 0, 0]);
+            key.extend(port.to_be_bytes());
+            key.extend([0, 0]);
+            Element::key(key)
+        }
+    }
+}
+
+/// The member that an element stands for; `None` if we would not have written it.
+fn member(kind: SetKind, family: Family, element: &Element) -> Option<Member> {
+    let length = usize::from(family.bits() / 8);
+    let (address, rest) = element.key.split_at_checked(length)?;
+    let address = match family {
+        Family::V4 => IpAddr::from(<[u8; 4]>::try_from(address).ok()?),
+        Family::V6 => IpAddr::from(<[u8; 16]>::try_from(address).ok()?),
+    };
+    let member = match (kind, rest) {
+        (SetKind::Addresses, []) => Member::Net(Prefix::host(address)),
+        (SetKind::Ports, &[protocol, _, _, _, high, low, _, _]) => {
+            Member::Port(address, protocol, u16::from_be_bytes([high, low]))
+        }
+        _ => return None,
+    };
+    (self::element(&member) == *element).then_some(member)
+}
+
+impl Content {
+    /// What a set ought to hold.
+    pub(super) fn of(set: &Set, family: Family) -> Self {
+        let members = set.members.iter().filter(|member| family_of(member) == family && fits(set.kind, member));
+        match set.kind {
+            SetKind::Addresses | SetKind::Ports => Self::Members(members.copied().collect()),
+            SetKind::Nets => {
+                let net = |member: &Member| match member {
+                    Member::Net(prefix) => Some(*prefix),
+                    Member::Port(..) => None,
+                };
+                Self::Ranges(family, ranges::merged(&members.filter_map(net).collect(), family))
+            }
+        }
+    }
+
+    /// What elements stand for; and those that we would not have written.
+    pub(super) fn read(kind: SetKind, family: Family, elements: Vec<Element>) -> (Self, Vec<Element>) {
+        if kind == SetKind::Nets {
+            let (ranges, strays) = ranges::read(elements, family);
+            return (Self::Ranges(family, ranges), strays);
+        }
+        let mut members = BTreeSet::new();
+        let mut strays = Vec::new();
+        for element in elements {
+            match member(kind, family, &element) {
+                Some(member) => drop(members.insert(member)),
+                None => strays.push(element),
+            }
+        }
+        (Self::Members(members), strays)
+    }
+
+    /// The kernel's elements.
+    pub(super) fn elements(&self) -> Vec<Element> {
+        match self {
+            Self::Members(members) => members.iter().map(element).collect(),
+            Self::Ranges(family, all) => all.iter().flat_map(|range| ranges::range(*range, *family)).collect(),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Members(members) => members.is_empty(),
+            Self::Ranges(_, ranges) => ranges.is_empty(),
+        }
+    }
+
+    /// From this to what a set ought to hold.
+    pub(super) fn change_to(&self, set: &Set, family: Family) -> Option<Change> {
+        let change = match (self, Self::of(set, family)) {
+            (Self::Members(before), Self::Members(after)) => Change {
+                gone: Self::Members(before.difference(&after).copied().collect()),
+                new: Self::Members(after.difference(before).copied().collect()),
+            },
+            (Self::Ranges(_, before), Self::Ranges(_, after)) => Change {
+                gone: Self::Ranges(family, before.difference(&after).copied().collect()),
+                new: Self::Ranges(family, after.difference(before).copied().collect()),
+            },
+            (before, after) => Change { gone: before.clone(), new: after },
+        };
+        (!change.gone.is_empty() || !change.new.is_empty()).then_some(change)
+    }
+
+    /// As [`Self::change_to`] if only these members may differ.
+    pub(super) fn change(&self, set: &Set, members: &[Member], family: Family) -> Option<Change> {
+        let Self::Members(before) = self else { return self.change_to(set, family) };
+        let ours = |member: &&Member| family_of(member) == family && fits(set.kind, member);
+        let (mut gone, mut new) = (BTreeSet::new(), BTreeSet::new());
+        for member in members.iter().filter(ours) {
+            match (before.contains(member), set.members.contains(member)) {
+                (true, false) => drop(gone.insert(*member)),
+                (false, true) => drop(new.insert(*member)),
+                _ => {}
+            }
+        }
+        let some = !gone.is_empty() || !new.is_empty();
+        some.then_some(Change { gone: Self::Members(gone), new: Self::Members(new) })
+    }
+
+    /// A change has been made.
+    pub(super) fn record(&mut self, change: Change) {
+        match (self, change.gone, change.new) {
+            (Self::Members(members), Self::Members(gone), Self::Members(new)) => {
+                for member in &gone {
+                    members.remove(member);
+                }
+                members.extend(new);
+            }
+            (Self::Ranges(_, ranges), Self::Ranges(_, gone), Self::Ranges(_, new)) => {
+                for range in &gone {
+                    ranges.remove(range);
+                }
+                ranges.extend(new);
+            }
+            (this, _, new) => *this = new,
+        }
+    }
+}
+
+impl Change {
+    pub(super) fn gone(&self) -> Vec<Element> {
+        self.gone.elements()
+    }
+
+    pub(super) fn new(&self) -> Vec<Element> {
+        self.new.elements()
+    }
+}
