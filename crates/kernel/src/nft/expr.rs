@@ -471,11 +471,7 @@ impl Expr {
                 f.only(&[1, 2])?;
                 Self::Log { group: f.get(1)?.u16_be()?, prefix: f.text(2)? }
             }
-            "limit" => {
-                f.only(&[1, 2, 3])?;
-                let long = |kind| f.get(kind).and_then(Attribute::u64_be);
-                Self::Limit { rate: long(1)?, seconds: long(2)?, burst: f.number(3)? }
-            }
+            "limit" => f.limit()?,
             "objref" if f.number(1)? == 1 => {
                 f.only(&[1, 2])?;
                 Self::CounterNamed(f.text(2)?)
@@ -490,6 +486,12 @@ impl Expr {
 struct Fields<'a>(Vec<Attribute<'a>>);
 
 impl<'a> Fields<'a> {
+    fn limit(&self) -> Option<Expr> {
+        self.only(&[1, 2, 3])?;
+        let long = |kind| self.get(kind).and_then(Attribute::u64_be);
+        Some(Expr::Limit { rate: long(1)?, seconds: long(2)?, burst: self.number(3)? })
+    }
+
     fn new(attributes: Option<Attributes<'a>>) -> Self {
         Self(attributes.into_iter().flatten().collect())
     }

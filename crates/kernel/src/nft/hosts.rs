@@ -11,13 +11,13 @@
 //! * The loopback, workloads' links (but in forward) and neighbour discovery are never closed.
 
 use super::expr::{Base, Compare, Expr, Meta, Reg, Verdict};
-use super::ruleset::{Chain, Hook, Point, Role, Rule};
-use super::skeleton::{
-    CT_GOING_ON, CT_INVALID, FILTER, HOST_ALLOWED, addresses, compare, count_and_drop, ct_state, decide, family, icmpv6,
-    meta, payload, per_prefix, rule,
-};
 use super::policy::Stage;
 use super::ranges;
+use super::ruleset::{Chain, Hook, Point, Role, Rule};
+use super::skeleton::{
+    CT_GOING_ON, CT_INVALID, FILTER, HOST_ALLOWED, addresses, compare, count_and_drop, ct_state, decide, family,
+    icmpv6, meta, payload, per_prefix, rule,
+};
 use lasthop_net::{IfName, Prefix};
 use lasthop_policy::ir::{Failsafe, Interface, InterfacePolicy, StackId};
 use std::collections::{BTreeMap, BTreeSet};

@@ -23,8 +23,8 @@ mod skeleton;
 mod wire;
 
 pub use expr::{Base, Compare, Expr, Find, Header, Meta, Reg, Reject, Verdict};
-pub use ruleset::{Chain, Element, Field, Gives, Hook, Keys, Mark, Point, Role, Rule, Ruleset, Set, SetSpec};
 pub use policy::{DENIED_GROUP, Decider, PolicyKey, PolicyScope};
+pub use ruleset::{Chain, Element, Field, Gives, Hook, Keys, Mark, Point, Role, Rule, Ruleset, Set, SetSpec};
 
 use crate::Error;
 use crate::netlink::{Protocol, Refusal, Replies, Socket};
@@ -33,8 +33,8 @@ use elements::Sources;
 use hosts::Hosts;
 use lasthop_compute::{Guard, Nat, Source};
 use lasthop_net::{Family, IfName, Prefix};
-use nix::errno::Errno;
 use lasthop_policy::ir::{HostPolicy, Stack, WorkloadPolicy};
+use nix::errno::Errno;
 use plan::{Actual, Change};
 use policy::Programs;
 use std::collections::{BTreeMap, BTreeSet};
@@ -234,11 +234,7 @@ impl Nft {
     /// Ports of the sockets that write: notifications about our own changes carry them.
     #[must_use]
     pub fn ports(&self) -> BTreeSet<u32> {
-        BTreeSet::from([
-            self.socket.port(),
-            self.sources.table_ref().socket.port(),
-            self.programs.socket.port(),
-        ])
+        BTreeSet::from([self.socket.port(), self.sources.table_ref().socket.port(), self.programs.socket.port()])
     }
 }
 

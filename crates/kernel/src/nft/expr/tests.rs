@@ -18,18 +18,14 @@ fn verdict() -> impl Strategy<Value = Verdict> {
 fn expr() -> impl Strategy<Value = Expr> {
     let reg = || prop::sample::select(Reg::ALL.to_vec());
     let base = prop::sample::select(vec![Base::Link, Base::Network, Base::Transport]);
-    let key = prop::sample::select(vec![Meta::Mark, Meta::InputName, Meta::OutputName, Meta::Protocol, Meta::Transport]);
+    let key =
+        prop::sample::select(vec![Meta::Mark, Meta::InputName, Meta::OutputName, Meta::Protocol, Meta::Transport]);
     let op = prop::sample::select(vec![Compare::Eq, Compare::Ne, Compare::Lt, Compare::Le, Compare::Gt]);
     let find = prop::sample::select(vec![Find::Present, Find::Absent, Find::Verdict, Find::Value(Reg::R2)]);
     let header = prop::sample::select(vec![Header::Extension, Header::Option]);
     let bytes = || prop::collection::vec(any::<u8>(), 1..16);
     prop_oneof![
-        (base, 0u32..64, 1u32..16, reg()).prop_map(|(base, offset, len, to)| Expr::Payload {
-            base,
-            offset,
-            len,
-            to
-        }),
+        (base, 0u32..64, 1u32..16, reg()).prop_map(|(base, offset, len, to)| Expr::Payload { base, offset, len, to }),
         (key.clone(), reg()).prop_map(|(key, to)| Expr::Meta { key, to }),
         (key, reg()).prop_map(|(key, from)| Expr::SetMeta { key, from }),
         Just(Expr::Untrack),

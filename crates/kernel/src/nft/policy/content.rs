@@ -186,11 +186,13 @@ impl Content {
 }
 
 impl Change {
-    pub(super) fn gone(&self) -> Vec<Element> {
+    /// The elements that leave.
+    pub(super) fn leaving(&self) -> Vec<Element> {
         self.gone.elements()
     }
 
-    pub(super) fn new(&self) -> Vec<Element> {
+    /// The elements that come.
+    pub(super) fn coming(&self) -> Vec<Element> {
         self.new.elements()
     }
 }

@@ -155,11 +155,11 @@ impl Matcher<'_> {
                 let mut next = Vec::new();
                 let atoms = atoms(ports);
                 for (index, atom) in atoms.iter().enumerate() {
-                    let mut exprs = self.port(end, *atom, family, Find::Present)?;
+                    let mut exprs = self.port(*atom, family, (end, Find::Present))?;
                     if rule.action == Action::Log {
                         // Noted once.
                         for earlier in &atoms[..index] {
-                            exprs.extend(self.port(end, *earlier, family, Find::Absent)?);
+                            exprs.extend(self.port(*earlier, family, (end, Find::Absent))?);
                         }
                     }
                     next.extend(ported.iter().map(|way| [way.as_slice(), &exprs].concat()));
@@ -167,7 +167,7 @@ impl Matcher<'_> {
                 ported = next;
             }
             for atom in side.not_ports.iter().flat_map(atoms) {
-                let exprs = self.port(end, atom, family, Find::Absent)?;
+                let exprs = self.port(atom, family, (end, Find::Absent))?;
                 ported.iter_mut().for_each(|way| way.extend(exprs.iter().cloned()));
             }
         }
@@ -177,10 +177,9 @@ impl Matcher<'_> {
 
     fn port(
         &mut self,
-        end: End,
         atom: Atom<'_>,
         family: Option<Family>,
-        find: Find,
+        (end, find): (End, Find),
     ) -> Result<Vec<Expr>, UnknownSet> {
         let offset = match end {
             End::Source => 0,
@@ -192,11 +191,9 @@ impl Matcher<'_> {
                 let op = if find == Find::Present { Compare::Eq } else { Compare::Ne };
                 Ok(vec![load(Reg::R1), compare(op, &first(*range))])
             }
-            (Atom::Ranges([range]), _) if find == Find::Present => Ok(vec![
-                load(Reg::R1),
-                compare(Compare::Ge, &first(*range)),
-                compare(Compare::Le, &last(*range)),
-            ]),
+            (Atom::Ranges([range]), _) if find == Find::Present => {
+                Ok(vec![load(Reg::R1), compare(Compare::Ge, &first(*range)), compare(Compare::Le, &last(*range))])
+            }
             (Atom::Ranges(ranges), _) => {
                 let set = self.constant("portlist", Field::Port, port_elements(ranges));
                 Ok(vec![load(Reg::R1), Expr::Lookup { set, from: Reg::R1, find }])
@@ -315,9 +312,5 @@ fn in_net(end: End, net: Prefix, find: Find) -> Vec<Expr> {
         return vec![payload(Base::Network, offset, u32::from(net.len() / 8)), compare(op, &value[..bytes])];
     }
     let mask: Vec<u8> = ranges::last(net).iter().zip(&value).map(|(last, first)| !(last ^ first)).collect();
-    vec![
-        address(end, family),
-        Expr::Bitwise { reg: Reg::R1, xor: vec![0; mask.len()], mask },
-        compare(op, &value),
-    ]
+    vec![address(end, family), Expr::Bitwise { reg: Reg::R1, xor: vec![0; mask.len()], mask }, compare(op, &value)]
 }

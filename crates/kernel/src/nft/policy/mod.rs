@@ -11,6 +11,7 @@
 //! * What the kernel refuses is left out with all that needs it, and the rest goes on; a link whose stack is not
 //!   there has none, which drops.
 
+mod actual;
 mod content;
 mod matching;
 mod read;
@@ -18,11 +19,10 @@ mod render;
 mod unit;
 mod verdict;
 
-pub(super) use content::Content;
 pub(super) use matching::PORTED;
 pub(super) use read::is_policy;
-pub(super) use render::Stage;
 pub use render::DENIED_GROUP;
+pub(super) use render::Stage;
 pub use verdict::Decider;
 
 use super::elements::{commit, name_key};
@@ -34,10 +34,11 @@ use super::{TABLE, Verdict};
 use crate::Error;
 use crate::netlink::{Message, Protocol, Socket};
 use crate::reconcile::Outcome;
+use actual::Actual;
 use lasthop_net::{Family, IfName};
 use lasthop_policy::ir::{DenyAction, HostPolicy, PolicyChanges, Set, SetId, SetKind, StackId, WorkloadPolicy};
 use std::collections::{BTreeMap, BTreeSet};
-use unit::{Broken, Effect, Unit};
+use unit::{Broken, Unit};
 
 /// Which part of policy a pass looks at, besides what an earlier pass left undone.
 #[derive(Clone, Copy, Debug)]
@@ -63,29 +64,6 @@ pub enum PolicyKey {
     Hosts,
 }
 
-/// What the kernel holds.
-#[derive(Debug, Default)]
-struct Actual {
-    /// Chains that hold what their name says.
-    chains: BTreeSet<String>,
-    /// Chains that do not.
-    damaged: BTreeSet<String>,
-    /// Sets of fixed content that hold what their name says.
-    constants: BTreeSet<String>,
-    /// Those that do not, with what they hold.
-    tampered: BTreeMap<String, BTreeSet<Element>>,
-    /// Sets of members.
-    sets: BTreeMap<String, Content>,
-    /// Sets under our names that are not as we make them.
-    wrong: BTreeSet<String>,
-    /// The chains of stacks, by their keys.
-    stacks: BTreeMap<Vec<u8>, Option<Verdict>>,
-    /// The stacks of links.
-    links: BTreeMap<IfName, [Option<StackId>; 2]>,
-    /// Elements that we would not have written.
-    strays: Vec<(String, Element)>,
-}
-
 /// A stack in use.
 #[derive(Debug)]
 struct Held {
@@ -95,6 +73,24 @@ struct Held {
     names: BTreeSet<String>,
     /// Sets of members that it needs.
     sets: BTreeSet<SetId>,
+}
+
+/// One pass.
+struct Pass<'a> {
+    policy: &'a HostPolicy,
+    changes: &'a PolicyChanges,
+    /// Whether all is looked at.
+    everything: bool,
+    /// The links to look at.
+    links: BTreeSet<IfName>,
+    /// What has to be made before links may refer to it, each thing after what it needs.
+    units: Vec<Unit>,
+    /// The names of the chains and fixed sets among them.
+    planned: BTreeSet<String>,
+    /// Stacks rendered.
+    rendered: BTreeSet<(StackId, Stage)>,
+    broken: Broken,
+    outcome: Outcome<PolicyKey>,
 }
 
 /// Policy in the kernel.
@@ -153,27 +149,37 @@ impl Programs {
             PolicyScope::Changed(changes) => changes,
             PolicyScope::All => &none,
         };
-        let mut outcome = Outcome::default();
-        let links = self.adopt(policy, changes, everything);
-        let mut broken = Broken::default();
+        let mut pass = Pass {
+            policy,
+            changes,
+            everything,
+            links: BTreeSet::new(),
+            units: Vec::new(),
+            planned: BTreeSet::new(),
+            rendered: BTreeSet::new(),
+            broken: Broken::default(),
+            outcome: Outcome::default(),
+        };
+        self.adopt(&mut pass);
         self.untidy |= everything || !changes.sets.is_empty();
-        let (units, rendered) = self.missing(policy, changes, everything, &mut broken);
-        outcome.writes += units.len();
-        for effect in unit::carry_out(&mut self.socket, units, &mut broken) {
+        self.find_missing(&mut pass);
+        let units = std::mem::take(&mut pass.units);
+        pass.outcome.writes += units.len();
+        for effect in unit::carry_out(&mut self.socket, units, &mut pass.broken) {
             self.actual.record(effect);
         }
-        let mut changed = self.member_changes(policy, changes, everything);
-        changed.extend(self.moved_stacks(&rendered, &broken));
-        self.switch(changed, links, &mut broken, &mut outcome);
-        let hosts = self.hosts(policy, &broken);
+        self.switch(&mut pass);
+        let hosts = self.hosts(policy, &pass.broken);
+        let Pass { mut outcome, broken, .. } = pass;
         outcome.failed.extend(broken.errors());
         // What failed is tried again.
         self.suspect = !outcome.failed.is_empty();
         (outcome, hosts)
     }
 
-    /// Takes in what links and interfaces want; the links to look at. Stacks that come into use are not rendered yet.
-    fn adopt(&mut self, policy: &HostPolicy, changes: &PolicyChanges, everything: bool) -> BTreeSet<IfName> {
+    /// Takes in what links and interfaces want. Stacks that come into use are not rendered yet.
+    fn adopt(&mut self, pass: &mut Pass<'_>) {
+        let Pass { policy, changes, everything, .. } = *pass;
         let links: BTreeSet<IfName> = if everything {
             policy.workloads.keys().chain(self.wanted.keys()).chain(self.actual.links.keys()).cloned().collect()
         } else {
@@ -203,7 +209,7 @@ impl Programs {
             self.untidy = true;
             self.host_uses = policy.interfaces.values().flat_map(place).flatten().collect();
         }
-        links
+        pass.links = links;
     }
 
     /// Whether a stack is in use.
@@ -211,35 +217,31 @@ impl Programs {
         (stage == Stage::Filter && self.uses.contains_key(&stack)) || self.host_uses.contains(&(stack, stage))
     }
 
-    /// What has to be made before links may refer to it, each thing after what it needs.
-    fn missing(
-        &mut self,
-        policy: &HostPolicy,
-        changes: &PolicyChanges,
-        everything: bool,
-        broken: &mut Broken,
-    ) -> (Vec<Unit>, BTreeSet<(StackId, Stage)>) {
+    /// Finds what has to be made before links may refer to it.
+    fn find_missing(&mut self, pass: &mut Pass<'_>) {
         for name in &self.actual.wrong {
             let error = Error::Invalid(format!("set {name} of table inet {TABLE} is not ours: delete it"));
-            broken.add(PolicyKey::Part(name.clone()), name.clone(), error);
+            pass.broken.add(PolicyKey::Part(name.clone()), name.clone(), error);
         }
-        let mut units = Vec::new();
+        let Pass { policy, changes, everything, .. } = *pass;
         let ids: BTreeSet<SetId> =
             if everything { policy.sets.keys().copied().collect() } else { changes.sets.iter().copied().collect() };
         for id in ids {
             let Some(set) = policy.sets.get(&id) else { continue };
             for family in Family::ALL {
                 let name = matching::set_name(id, set.kind, family);
-                if !self.actual.sets.contains_key(&name) && !broken.has(&name) {
-                    units.push(Unit::members(id, name, set, family));
+                if !self.actual.sets.contains_key(&name) && !pass.broken.has(&name) {
+                    pass.units.push(Unit::members(id, name, set, family));
                 }
             }
         }
-        let changed_kind = |(id, kind): (&SetId, &SetKind)| {
-            policy.sets.get(id).is_some_and(|set| set.kind != *kind).then_some(*id)
+        let changed_kind =
+            |(id, kind): (&SetId, &SetKind)| policy.sets.get(id).is_some_and(|set| set.kind != *kind).then_some(*id);
+        let changed: BTreeSet<SetId> = if everything || !changes.sets.is_empty() {
+            self.kinds.iter().filter_map(changed_kind).collect()
+        } else {
+            BTreeSet::new()
         };
-        let changed: BTreeSet<SetId> =
-            if everything || !changes.sets.is_empty() { self.kinds.iter().filter_map(changed_kind).collect() } else { BTreeSet::new() };
         let restyle = policy.deny != self.deny;
         self.deny = policy.deny;
         let lacks = |key: &(StackId, Stage), held: &Held| {
@@ -266,21 +268,15 @@ impl Programs {
             stacks.chain(self.host_uses.iter().copied()).collect()
         };
         render.extend(candidates.into_iter().filter(|key| !self.held.contains_key(key)));
-        let mut planned = BTreeSet::new();
         for key in &render {
-            self.hold(*key, policy, &mut planned, &mut units);
+            self.hold(*key, pass);
         }
-        (units, render)
+        pass.rendered = render;
     }
 
-    /// Renders a stack; what of it is not there yet is added to `units`.
-    fn hold(
-        &mut self,
-        key: (StackId, Stage),
-        policy: &HostPolicy,
-        planned: &mut BTreeSet<String>,
-        units: &mut Vec<Unit>,
-    ) {
+    /// Renders a stack; what of it is not there yet is to be made.
+    fn hold(&mut self, key: (StackId, Stage), pass: &mut Pass<'_>) {
+        let Pass { policy, units, planned, .. } = pass;
         self.let_go(key);
         let held = match render::stack(key.0, key.1, policy) {
             Err(why) => Held {
@@ -341,20 +337,15 @@ impl Programs {
 
     /// Members, chains of stacks and stacks of links in one transaction. If it is refused, members set by set and
     /// links one by one.
-    fn switch(
-        &mut self,
-        changed: Vec<Unit>,
-        links: BTreeSet<IfName>,
-        broken: &mut Broken,
-        outcome: &mut Outcome<PolicyKey>,
-    ) {
+    fn switch(&mut self, pass: &mut Pass<'_>) {
+        let mut changed = self.member_changes(pass);
+        changed.extend(self.moved_stacks(pass));
+        let Pass { links, broken, outcome, .. } = pass;
         let strays = std::mem::take(&mut self.actual.strays);
-        let plan = self.link_changes(&links, broken, outcome);
+        let plan = self.link_changes(links, broken, outcome);
         outcome.writes += changed.len() + strays.len() + plan.len();
-        let mut messages: Vec<Message> = strays
-            .iter()
-            .flat_map(|(set, element)| change_elements(Kind::DelElement, TABLE, set, [element]))
-            .collect();
+        let mut messages: Vec<Message> =
+            strays.iter().flat_map(|(set, element)| change_elements(Kind::DelElement, TABLE, set, [element])).collect();
         messages.extend(changed.iter().flat_map(|unit| unit.messages.clone()));
         messages.extend(self.link_messages(&plan));
         if commit(&mut self.socket, &messages, "switch policy").is_ok() {
@@ -377,7 +368,7 @@ impl Programs {
             }
         }
         let closed = self.wanted.keys().cloned().collect();
-        let again = if broken.is_empty() { links } else { closed };
+        let again = if broken.is_empty() { std::mem::take(links) } else { closed };
         for (name, stacks) in self.link_changes(&again, broken, outcome) {
             let one = BTreeMap::from([(name.clone(), stacks)]);
             let messages = self.link_messages(&one);
@@ -430,10 +421,8 @@ impl Programs {
     }
 
     fn link_messages(&self, plan: &BTreeMap<IfName, [Option<StackId>; 2]>) -> Vec<Message> {
-        let element = |name: &IfName, stack: StackId| Element {
-            value: Some(stack.0.0.to_vec()),
-            ..Element::key(name_key(name))
-        };
+        let element =
+            |name: &IfName, stack: StackId| Element { value: Some(stack.0.0.to_vec()), ..Element::key(name_key(name)) };
         let mut messages = Vec::new();
         for (index, map) in LINK_STACKS.into_iter().enumerate() {
             let before = |name: &IfName| self.actual.links.get(name).and_then(|stacks| stacks[index]);
@@ -448,13 +437,15 @@ impl Programs {
     }
 
     /// Members that come to sets or leave them.
-    fn member_changes(&self, policy: &HostPolicy, changes: &PolicyChanges, everything: bool) -> Vec<Unit> {
+    fn member_changes(&self, pass: &Pass<'_>) -> Vec<Unit> {
+        let Pass { policy, changes, everything, .. } = *pass;
         let mut units = Vec::new();
         let mut by_set: BTreeMap<SetId, Vec<_>> = BTreeMap::new();
         for (id, member) in changes.members.iter().filter(|_| !everything) {
             by_set.entry(*id).or_default().push(*member);
         }
-        let whole: BTreeSet<SetId> = if everything { policy.sets.keys().copied().collect() } else { changes.sets.clone() };
+        let whole: BTreeSet<SetId> =
+            if everything { policy.sets.keys().copied().collect() } else { changes.sets.clone() };
         by_set.retain(|id, _| !whole.contains(id));
         let whole = whole.into_iter().map(|id| (id, None));
         for (id, members) in whole.chain(by_set.into_iter().map(|(id, members)| (id, Some(members)))) {
@@ -473,16 +464,16 @@ impl Programs {
     }
 
     /// Stacks whose chain is another one than the kernel has.
-    fn moved_stacks(&self, rendered: &BTreeSet<(StackId, Stage)>, broken: &Broken) -> Vec<Unit> {
+    fn moved_stacks(&self, pass: &Pass<'_>) -> Vec<Unit> {
         let mut units = Vec::new();
-        for (id, stage) in rendered {
+        for (id, stage) in &pass.rendered {
             let Some(Held { chain: Ok(chain), .. }) = self.held.get(&(*id, *stage)) else { continue };
             if *stage != Stage::Filter {
                 continue;
             }
             let wanted = Some(Verdict::Goto(chain.clone()));
             match self.actual.stacks.get(&unit::stack_key(*id)) {
-                Some(before) if *before != wanted && broken.get(chain).is_none() => {
+                Some(before) if *before != wanted && pass.broken.get(chain).is_none() => {
                     units.push(Unit::move_stack(*id, before.clone(), chain));
                 }
                 _ => {}
@@ -518,8 +509,7 @@ impl Programs {
         unused.into_iter().for_each(|key| self.let_go(key));
         let referred: BTreeSet<Vec<u8>> =
             self.actual.links.values().flatten().flatten().map(|id| unit::stack_key(*id)).collect();
-        let stacks: Vec<Vec<u8>> =
-            self.actual.stacks.keys().filter(|key| !referred.contains(*key)).cloned().collect();
+        let stacks: Vec<Vec<u8>> = self.actual.stacks.keys().filter(|key| !referred.contains(*key)).cloned().collect();
         let mut messages = Vec::new();
         for key in &stacks {
             let verdict = self.actual.stacks.get(key).cloned().flatten();
@@ -575,41 +565,5 @@ impl Programs {
     /// Whether a chain is there, and right.
     pub(super) fn has_chain(&self, name: &str) -> bool {
         self.actual.chains.contains(name)
-    }
-}
-
-impl Actual {
-    fn has(&self, name: &String) -> bool {
-        self.chains.contains(name) || self.constants.contains(name) || self.sets.contains_key(name)
-    }
-
-    fn forget(&mut self, name: &String) {
-        self.chains.remove(name);
-        self.damaged.remove(name);
-        self.constants.remove(name);
-        self.tampered.remove(name);
-        self.sets.remove(name);
-    }
-
-    fn record(&mut self, effect: Effect) {
-        match effect {
-            Effect::Chain(name) => {
-                self.damaged.remove(&name);
-                self.chains.insert(name);
-            }
-            Effect::Constant(name) => {
-                self.tampered.remove(&name);
-                self.constants.insert(name);
-            }
-            Effect::Members(name, content) => drop(self.sets.insert(name, content)),
-            Effect::Change(name, change) => {
-                if let Some(content) = self.sets.get_mut(&name) {
-                    content.record(change);
-                }
-            }
-            Effect::Stack(id, chain) => {
-                self.stacks.insert(unit::stack_key(id), Some(Verdict::Goto(chain)));
-            }
-        }
     }
 }

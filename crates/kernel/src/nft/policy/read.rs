@@ -1,8 +1,9 @@
 //! Reading policy back from our table.
 
+use super::actual::Actual;
 use super::content::{self, Content};
 use super::matching::constant_name;
-use super::{Actual, render, verdict};
+use super::{render, verdict};
 use crate::Error;
 use crate::netlink::Socket;
 use crate::nft::dump;
@@ -13,8 +14,7 @@ use lasthop_net::Family;
 use lasthop_policy::ir::{Digest, SetKind, StackId};
 use std::collections::{BTreeMap, BTreeSet};
 
-const KINDS: [(&str, SetKind); 3] =
-    [("hosts", SetKind::Addresses), ("nets", SetKind::Nets), ("ports", SetKind::Ports)];
+const KINDS: [(&str, SetKind); 3] = [("hosts", SetKind::Addresses), ("nets", SetKind::Nets), ("ports", SetKind::Ports)];
 
 /// Whether a chain or set of this name belongs to policy.
 pub(in crate::nft) fn is_policy(name: &str) -> bool {
@@ -62,7 +62,8 @@ pub(super) fn read(socket: &mut Socket) -> Result<Actual, Error> {
         }
     }
     for (name, rules) in chains {
-        let place = if render::is_intact(&name, &rules) == Some(true) { &mut actual.chains } else { &mut actual.damaged };
+        let place =
+            if render::is_intact(&name, &rules) == Some(true) { &mut actual.chains } else { &mut actual.damaged };
         place.insert(name);
     }
     for (name, spec) in dump::sets(socket)? {

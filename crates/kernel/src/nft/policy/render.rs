@@ -21,8 +21,8 @@ use crate::nft::expr::{Expr, Meta, Reg, Verdict};
 use crate::nft::ruleset::Rule;
 use crate::nft::skeleton::{HOST_ALLOWED, REFUSE};
 use lasthop_policy::ir::{
-    Action, DenyAction, Digest, End, Force, HostPolicy, Owner, Program, ProgramId, SetId, SetKind, Stack, StackId, Step, StepName,
-    TierDefault,
+    Action, DenyAction, Digest, End, Force, HostPolicy, Owner, Program, ProgramId, SetId, SetKind, Stack, StackId,
+    Step, StepName, TierDefault,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -121,7 +121,6 @@ impl Renderer<'_> {
         });
         Ok(rules)
     }
-
 
     fn tier(&mut self, step: &Step) -> Result<Vec<Rule>, Unrenderable> {
         let mut rules = Vec::new();

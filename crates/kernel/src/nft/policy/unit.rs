@@ -4,13 +4,13 @@ use super::PolicyKey;
 use super::content::{self, Change, Content};
 use crate::Error;
 use crate::netlink::{Message, Socket};
+use crate::nft::TABLE;
 use crate::nft::expr::{Expr, Verdict};
 use crate::nft::ruleset::{
     Element, Rule, Set as Constant, about_chain, append_rule, change_elements, new_chain, new_set,
 };
 use crate::nft::skeleton::STACKS;
 use crate::nft::wire::Kind;
-use crate::nft::TABLE;
 use lasthop_net::Family;
 use lasthop_policy::ir::{Set, SetId, StackId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -93,8 +93,8 @@ impl Unit {
 
     /// Members that leave and come.
     pub(super) fn change(id: SetId, name: String, change: Change) -> Self {
-        let mut messages = change_elements(Kind::DelElement, TABLE, &name, &change.gone());
-        messages.extend(change_elements(Kind::NewElement, TABLE, &name, &change.new()));
+        let mut messages = change_elements(Kind::DelElement, TABLE, &name, &change.leaving());
+        messages.extend(change_elements(Kind::NewElement, TABLE, &name, &change.coming()));
         Self {
             key: PolicyKey::Set(id),
             needs: BTreeSet::new(),
@@ -140,7 +140,12 @@ impl Unit {
             key: PolicyKey::Stack(id),
             name: format!("stack {}", id.0),
             needs: BTreeSet::from([chain.to_owned()]),
-            messages: change_elements(Kind::NewElement, TABLE, STACKS, [&stack_element(id, Some(Verdict::Goto(chain.to_owned())))]),
+            messages: change_elements(
+                Kind::NewElement,
+                TABLE,
+                STACKS,
+                [&stack_element(id, Some(Verdict::Goto(chain.to_owned())))],
+            ),
             effect: Effect::Stack(id, chain.to_owned()),
         }
     }

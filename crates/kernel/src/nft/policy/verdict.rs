@@ -61,9 +61,13 @@ mod tests {
     #[test]
     fn a_decider_is_read_as_it_was_written() {
         let program = ProgramId(Digest::of(&7));
-        for decider in
-            [Decider::Rule(program, 0), Decider::Rule(program, 1023), Decider::Tier("a.b-c".into()), Decider::Profiles, Decider::End]
-        {
+        for decider in [
+            Decider::Rule(program, 0),
+            Decider::Rule(program, 1023),
+            Decider::Tier("a.b-c".into()),
+            Decider::Profiles,
+            Decider::End,
+        ] {
             assert_eq!(Decider::parse(&format!("{decider} whatever else")), Some(decider.clone()));
             assert_eq!(Decider::parse(&decider.to_string()), Some(decider));
         }
