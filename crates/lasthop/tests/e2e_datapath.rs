@@ -202,6 +202,52 @@ fn what_is_not_ours_is_never_touched() {
 }
 
 #[test]
+fn what_other_programs_decide_before_us_stands_and_goes_with_them() {
+    let lab = lab();
+    let reached = |from: &str| lab.inside(from, &["ping", "-n", "-q", "-c1", "-W1", "10.65.0.2"]).0;
+    // F2: a drop of another table is final, whatever our verdict; it is not ours to remove.
+    sh(&lab, "h1", "nft add table ip other; nft add chain ip other c '{type filter hook forward priority -5;}'");
+    sh(&lab, "h1", "nft add rule ip other c ip daddr 10.65.0.2 drop");
+    assert!(!reached("w3"), "a foreign drop holds");
+    lab.ok(&["kill", "h1", "agent"]);
+    lab.ok(&["start", "h1", "agent"]);
+    soon(&lab, "h1", "lasthop status", "in-sync");
+    assert!(!reached("w3") && sh(&lab, "h1", "nft list table ip other").contains("drop"), "also over our restart");
+    sh(&lab, "h1", "nft delete table ip other");
+    ping(&lab, "w3", "10.65.0.2");
+    // F5: so is a rule that looks up another table before the main one. Our own route stays beneath it.
+    sh(&lab, "h1", "ip route add unreachable 10.65.0.2 table 99; ip rule add to 10.65.0.2 lookup 99 priority 100");
+    assert!(!reached("w3"), "a rule before ours leads elsewhere");
+    assert!(sh(&lab, "h1", "ip route show 10.65.0.2").contains("proto 76"));
+    assert!(sh(&lab, "h1", "ip rule").contains("lookup 99"), "a foreign rule is left alone");
+    sh(&lab, "h1", "ip rule del priority 100; ip route flush table 99");
+    ping(&lab, "w3", "10.65.0.2");
+    // F5: a foreign route in the main table with a worse metric changes nothing; there is no better one than ours.
+    sh(&lab, "h1", "ip route add unreachable 10.65.0.2 metric 7");
+    ping(&lab, "w3", "10.65.0.2");
+    assert!(sh(&lab, "h1", "ip route show 10.65.0.2").contains("metric 7"), "it is left alone");
+}
+
+#[test]
+fn no_host_opens_what_a_workload_has_wrapped_up() {
+    // C12: the outer source is the workload's own. Hosts have no tunnels, so the outer packet is one like any other.
+    let lab = lab();
+    let sender = "from scapy.all import *\n\
+        inner=IP(src='10.65.0.3',dst='10.65.1.2')/ICMP(id=99)\n\
+        vx=bytes([8,0,0,0,0,0,77,0])+bytes(Ether(src='02:00:00:00:00:01',dst='02:00:00:00:00:02')/inner)\n\
+        six=IPv6(src='fd00:65::3',dst='fd00:65::102')/ICMPv6EchoRequest(id=99)\n\
+        outer=IP(src='10.65.0.2',dst='172.31.0.2')\n\
+        for p in [outer/inner,outer/six,outer/GRE()/inner,outer/UDP(sport=9,dport=4789)/Raw(vx)]: send(p,verbose=0)\n\
+        send(IP(src='10.65.0.2',dst='10.65.1.2')/ICMP(id=98),verbose=0)\n";
+    let capture = lab.capture("w3", &["-i", "eth0", "icmp or icmp6"]);
+    let (ok, said) = lab.inside("w1", &["/usr/bin/python3", "-c", sender]);
+    assert!(ok, "{said}");
+    let seen = capture.stop();
+    assert!(seen.contains("id 98"), "the plain one arrives: {seen}");
+    assert!(!seen.contains("id 99"), "something was unwrapped: {seen}");
+}
+
+#[test]
 fn while_the_agent_is_dead_what_was_allowed_goes_on_and_what_was_not_does_not() {
     let lab = lab();
     lab.ok(&["kill", "h1", "agent"]);
