@@ -26,7 +26,7 @@ mod skeleton;
 mod tool;
 
 pub use mark::Mask;
-pub use policy::{DROPS_GROUP, Object, step_id};
+pub use policy::{DENIED_GROUP, Object};
 pub use rule::{CHAIN_PREFIX, Table};
 pub use sets::SET_PREFIX;
 pub use tool::{Backend, Tools};
@@ -271,11 +271,11 @@ impl Iptables {
         outcome
     }
 
-    /// Packets and bytes that each rule of policy, and each end of a step or stack, has matched: `<program>:<index>`,
-    /// `<step>:end` (see [`step_id`]), `<stack>:end`.
+    /// Packets and bytes that each rule of policy, and each end of a tier, of profiles, and of all, has matched, by
+    /// `<program>:<index>`, `tier:<name>`, `profiles`, `end`.
     pub fn counters(&self) -> Result<BTreeMap<String, Count>, Error> {
         let mut counts = self.counts()?;
-        counts.retain(|id, _| id.contains(':'));
+        counts.retain(|id, _| id.contains(':') || ["profiles", "end"].contains(&id.as_str()));
         Ok(counts)
     }
 

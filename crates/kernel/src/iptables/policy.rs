@@ -18,16 +18,22 @@ use super::mark::Mask;
 use super::matches::{self, Context};
 use super::rule::{Chains, Rule, Table, Target, chain_name};
 use super::sets::{Kind, Spec, net};
-use super::skeleton::{FROM, Place, TO, is_plain};
+use super::skeleton::{FROM, LINK_ONLY, Place, TO, icmpv6, is_plain};
 use lasthop_net::{Family, IfName};
 use lasthop_policy::ir::{
     Action, DenyAction, Digest, End, Failsafe, Force, HostPolicy, Interface, InterfacePolicy, Owner, Program,
-    ProgramId, SetId, StackId, Step, TierDefault,
+    ProgramId, SetId, StackId, Step, StepName, TierDefault,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Where packets that the policy of our user space listeners is told of go (`nfnetlink_log` group).
-pub const DROPS_GROUP: u16 = 27_752;
+/// The NFLOG group to which denied packets are offered, some of them. Their prefix is the id of what decided.
+pub const DENIED_GROUP: u16 = 76;
+/// How many denied packets each rule offers: in the long run, and at once.
+const DENIED_RATE: &str = " -m limit --limit 10/sec --limit-burst 20";
+/// How many packets a Log rule notes: in the long run, and at once.
+const LOG_RATE: &str = " -m limit --limit 10/sec --limit-burst 5";
+/// `--nflog-prefix` (`nf_loginfo`'s prefix is 64 bytes with its end).
+const NFLOG_PREFIX: usize = 63;
 /// Links that one chain of a dispatch tree looks up one by one.
 const BRANCH: usize = 16;
 /// How deep a dispatch tree grows: nftables calls no more than 16 chains deep.
@@ -38,6 +44,8 @@ const LOG_PREFIX: usize = 29;
 const ALLOW: &str = "LASTHOP-allow";
 const PASS: &str = "LASTHOP-pass";
 const UNPASS: &str = "LASTHOP-unpass";
+/// Under what the end of a stack is counted and reported.
+const END: &str = "end";
 
 /// Something of a policy that cannot be programmed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -188,18 +196,34 @@ impl Renderer<'_> {
     fn deny(&mut self, id: &str) -> Target {
         let name = chain_name('d', Digest::of(&id));
         if !self.has(&name) {
-            let log = format!("NFLOG --nflog-group {DROPS_GROUP} --nflog-prefix \"lh:{id}\"");
-            let mut rules = vec![Rule::new("-", " -m limit --limit 10/sec --limit-burst 20", Target::Other(log))];
+            let prefix = &id[..id.len().min(NFLOG_PREFIX)];
+            let log = format!("NFLOG --nflog-group {DENIED_GROUP} --nflog-prefix \"{prefix}\"");
+            let mut rules = vec![Rule::new("-", DENIED_RATE, Target::Other(log))];
             if self.inputs.policy.deny == DenyAction::Reject && self.table == Table::Filter {
                 let reset = Target::Other("REJECT --reject-with tcp-reset".to_owned());
                 rules.push(Rule::new("-", " -p 6", reset));
-                rules.push(Rule::new("-", "", Target::Other("REJECT".to_owned())));
+                let prohibited = match self.context.family {
+                    Family::V4 => "REJECT --reject-with icmp-admin-prohibited",
+                    Family::V6 => "REJECT --reject-with icmp6-adm-prohibited",
+                };
+                rules.push(Rule::new("-", "", Target::Other(prohibited.to_owned())));
             } else {
                 rules.push(Rule::new("-", "", Target::Drop));
             }
             self.put(name.clone(), rules);
         }
         Target::Goto(name)
+    }
+
+    /// A chain that notes some packets in the kernel's log and comes back.
+    fn log(&mut self, owner: &Owner) -> Target {
+        let prefix = log_prefix(owner);
+        let name = chain_name('l', Digest::of(&prefix));
+        if !self.has(&name) {
+            let log = Target::Other(format!("LOG --log-prefix \"{prefix}\""));
+            self.put(name.clone(), vec![Rule::new("-", LOG_RATE, log)]);
+        }
+        Target::Jump(name)
     }
 
     /// Whether the program is there, rendered; else it denies all that ask for it.
@@ -255,9 +279,7 @@ impl Renderer<'_> {
             (Force::Enforced, Action::Allow) => self.noting(ALLOW, mask.allow()),
             (Force::Enforced, Action::Pass) => self.noting(PASS, mask.pass()),
             (Force::Enforced, Action::Deny) => self.deny(id),
-            (Force::Enforced, Action::Log) => {
-                Target::Other(format!("LOG --log-prefix \"{}\"", log_prefix(&program.owner)))
-            }
+            (Force::Enforced, Action::Log) => self.log(&program.owner),
         }
     }
 
@@ -298,7 +320,7 @@ impl Renderer<'_> {
             }
         }
         if step.otherwise == TierDefault::Deny {
-            let id = format!("{}:end", Digest::of(step));
+            let id = step_id(&step.name);
             let deny = self.deny(&id);
             rules.push(Rule::new(id, "", deny));
         }
@@ -349,9 +371,8 @@ impl Renderer<'_> {
             }
         }
         if stack.end == End::Deny {
-            let id = format!("{}:end", id.0);
-            let deny = self.deny(&id);
-            rules.push(Rule::new(id, "", deny));
+            let deny = self.deny(END);
+            rules.push(Rule::new(END, "", deny));
         }
         Ok(rules)
     }
@@ -417,7 +438,19 @@ impl Renderer<'_> {
             Place::UntrackedOut | Place::Output | Place::ForwardOut => "-o",
             _ => "-i",
         };
-        let mut rules = failsafes(policy, place, family);
+        let mut rules = Vec::new();
+        if !matches!(place, Place::ForwardIn | Place::ForwardOut) {
+            // The host's talk with itself, and with its neighbours about who is who, is nobody's business.
+            rules.push(Rule::new("-", format!(" {option} lo"), Target::Return));
+            if family == Family::V6 {
+                let link_only = LINK_ONLY.map(|(limit, kind)| icmpv6(limit, kind));
+                rules.extend(link_only.map(|matches| Rule::new("link_only", matches, Target::Return)));
+            }
+        }
+        if place.table() == Table::Filter {
+            rules.push(Rule::new("invalid", " -m conntrack --ctstate INVALID", Target::Drop));
+        }
+        rules.extend(failsafes(policy, place, family));
         let mut any = None;
         for (interface, stacks) in &policy.interfaces {
             match interface {
@@ -428,28 +461,17 @@ impl Renderer<'_> {
                 }
                 Interface::Named(name) => {
                     let stack = stack_at(stacks, place);
-                    rules.extend(of_interface(&format!(" {option} {name}"), stack, place));
+                    rules.push(of_interface(&format!(" {option} {name}"), stack));
                 }
             }
         }
-        if let Some(stack) = any {
-            // The host's talk with itself is nobody's business.
-            rules.push(Rule::new("-", format!(" {option} lo"), Target::Return));
-            rules.extend(of_interface("", Some(stack), place));
-        }
+        rules.extend(any.map(|stack| of_interface("", Some(stack))));
         self.put(place.chain().to_owned(), rules);
     }
 }
 
-fn of_interface(matches: &str, stack: Option<StackId>, place: Place) -> Vec<Rule> {
-    let Some(stack) = stack else { return vec![Rule::new("-", matches, Target::Return)] };
-    let mut rules = Vec::new();
-    if place.table() == Table::Filter {
-        let invalid = format!("{matches} -m conntrack --ctstate INVALID");
-        rules.push(Rule::new("invalid", invalid, Target::Drop));
-    }
-    rules.push(Rule::new("-", matches, Target::Goto(stack_chain(stack))));
-    rules
+fn of_interface(matches: &str, stack: Option<StackId>) -> Rule {
+    Rule::new("-", matches, stack.map_or(Target::Return, |stack| Target::Goto(stack_chain(stack))))
 }
 
 /// The names of the sets that a rule asks, as objects that may have failed.
@@ -493,14 +515,22 @@ fn log_prefix(owner: &Owner) -> String {
         Owner::Policy { key, .. } | Owner::Unusable { key, .. } => key.to_string(),
         Owner::Profile(name) | Owner::MissingProfile(name) => name.clone(),
     };
-    let plain = |c: char| if is_plain(c.encode_utf8(&mut [0; 4])) || c == '/' { c } else { '_' };
-    let text: String = format!("lasthop:{name}").chars().map(|c| if c == ':' { c } else { plain(c) }).collect();
+    let text = plain(&format!("lasthop:{name}"));
     let mut text: String = text.chars().take(LOG_PREFIX - 1).collect();
     text.push(' ');
     text
 }
 
-/// The digest of a step: its end is counted under `<digest>:end`, as a stack's is under its own.
-pub fn step_id(step: &Step) -> String {
-    Digest::of(step).to_string()
+/// Under what the end of a step is counted and reported, as a rule is under `<program>:<index>`.
+fn step_id(step: &StepName) -> String {
+    match step {
+        // A comment takes 255 bytes.
+        StepName::Tier(name) => format!("tier:{}", plain(name)).chars().take(200).collect(),
+        StepName::Profiles => "profiles".to_owned(),
+    }
+}
+
+/// Text that needs no quoting: what else there is becomes an underscore.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_ascii_alphanumeric() || ".-_/:".contains(c) { c } else { '_' }).collect()
 }

@@ -37,7 +37,7 @@ const FORWARD: &str = "LASTHOP-forward";
 const INPUT: &str = "LASTHOP-input";
 const OUTPUT: &str = "LASTHOP-output";
 const SOURCE: &str = "LASTHOP-source";
-const LINK_ONLY: &str = "LASTHOP-link-only";
+const LINK_ONLY_CHAIN: &str = "LASTHOP-link-only";
 const GOING_ON: &str = "LASTHOP-going-on";
 const ACCEPT: &str = "LASTHOP-accept";
 const FROM_WORKLOAD: &str = "LASTHOP-from-workload";
@@ -164,7 +164,7 @@ pub(super) fn chains(inputs: &Inputs<'_>, family: Family) -> Result<Chains, Erro
     put(Table::Raw, RAW_IN, raw_in(patterns, inputs));
     put(Table::Raw, SOURCE, source(family));
     if family == Family::V6 {
-        put(Table::Raw, LINK_ONLY, link_only());
+        put(Table::Raw, LINK_ONLY_CHAIN, link_only());
     }
     put(Table::Nat, POSTROUTING, postrouting(patterns, family));
     put(Table::Filter, FORWARD, forward(patterns, inputs));
@@ -293,24 +293,28 @@ fn source(family: Family) -> Vec<Rule> {
     if family == Family::V6 {
         for from in ["fe80::/10", "::"] {
             let matches = format!(" -s {from} -p 58");
-            rules.push(Rule::new("-", matches, Target::Goto(LINK_ONLY.to_owned())));
+            rules.push(Rule::new("-", matches, Target::Goto(LINK_ONLY_CHAIN.to_owned())));
         }
     }
     rules.push(drop("spoofed", ""));
     rules
 }
 
-/// What only makes sense on the link. The hop limit shows that no router has passed it on: 255 for neighbour
-/// discovery (RFC 4861 section 7.1), 1 for multicast listener discovery (RFC 3810 section 5).
+/// What only makes sense on the link, as hop limit and ICMPv6 type. The hop limit shows that no router has passed it on: 255
+/// for neighbour discovery (RFC 4861 section 7.1), 1 for multicast listener discovery (RFC 3810 section 5).
+pub(super) const LINK_ONLY: [(u8, u8); 8] =
+    [(255, 133), (255, 134), (255, 135), (255, 136), (1, 130), (1, 131), (1, 132), (1, 143)];
+
+/// The same without what only routers say.
 fn link_only() -> Vec<Rule> {
-    let allowed = [(255, 133), (255, 135), (255, 136), (1, 131), (1, 132), (1, 143)];
-    let icmp = |(limit, kind)| Rule::new("link_only", icmpv6(limit, kind), Target::Return);
-    let mut rules: Vec<Rule> = allowed.into_iter().map(icmp).collect();
+    let of_guests = LINK_ONLY.into_iter().filter(|(_, kind)| ![130, 134].contains(kind));
+    let mut rules: Vec<Rule> =
+        of_guests.map(|(limit, kind)| Rule::new("link_only", icmpv6(limit, kind), Target::Return)).collect();
     rules.push(drop("spoofed", ""));
     rules
 }
 
-fn icmpv6(limit: u8, kind: u8) -> String {
+pub(super) fn icmpv6(limit: u8, kind: u8) -> String {
     format!(" -p 58 -m hl --hl-eq {limit} -m icmp6 --icmpv6-type {kind}")
 }
 

@@ -52,7 +52,7 @@ fn crc32c(bytes: &[u8]) -> u32 {
 }
 
 /// What follows the IP header; the cookie is its last four bytes.
-fn transport(p: &Packet, cookie: u32) -> Vec<u8> {
+pub fn transport(p: &Packet, cookie: u32) -> Vec<u8> {
     let ports = [p.from.to_be_bytes(), p.to.to_be_bytes()].concat();
     let tail = cookie.to_be_bytes();
     let (mut bytes, checksum) = match p.protocol {
@@ -84,7 +84,7 @@ fn transport(p: &Packet, cookie: u32) -> Vec<u8> {
 }
 
 /// A raw socket in the calling thread's namespace.
-fn raw(v4: bool, protocol: u8) -> OwnedFd {
+pub fn raw(v4: bool, protocol: u8) -> OwnedFd {
     let family = if v4 { libc::AF_INET } else { libc::AF_INET6 };
     // SAFETY: a plain system call; the descriptor is owned from here on.
     unsafe {
@@ -96,7 +96,7 @@ fn raw(v4: bool, protocol: u8) -> OwnedFd {
     }
 }
 
-fn send(fd: &OwnedFd, p: &Packet, bytes: &[u8]) {
+pub fn send(fd: &OwnedFd, p: &Packet, bytes: &[u8]) {
     use nix::sys::socket::{MsgFlags, SockaddrStorage, sendto};
     let to = SockaddrStorage::from(std::net::SocketAddr::new(p.destination, 0));
     // What the sending side's own firewall denies is refused here.
