@@ -8,8 +8,10 @@ use crate::api::Drift;
 use crate::run::{Agent, DRIFT_KEPT, Known, Look};
 use lasthop_compute::{Changes, Event, Route};
 use lasthop_kernel::KernelEvent;
+use lasthop_kernel::nft::{PolicyKey, PolicyScope};
 use lasthop_kernel::reconcile::{Outcome, Pending, Scope};
 use lasthop_net::{IfName, Prefix};
+use lasthop_policy::ir::PolicyChanges;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -18,12 +20,17 @@ fn scope<'a, K>(everything: bool, keys: &'a BTreeSet<K>) -> Scope<'a, K> {
     if everything { Scope::All } else { Scope::Keys(keys) }
 }
 
+fn policy_scope(everything: bool, changes: &PolicyChanges) -> PolicyScope<'_> {
+    if everything { PolicyScope::All } else { PolicyScope::Changed(changes) }
+}
+
 impl Agent {
     /// Makes the kernel and the speaker agree with what is desired now.
     pub(crate) fn cycle(&mut self) {
         if self.stopping {
             return;
         }
+        self.survey();
         let mut changes = self.engine.take_changes();
         let mut everything = false;
         match std::mem::take(&mut self.look) {
@@ -57,6 +64,28 @@ impl Agent {
         self.tell(&changes, &routes);
     }
 
+    /// Host endpoints that are found by address need to know the host's own interfaces. Looked at when links change, and
+    /// whenever everything is.
+    fn survey(&mut self) {
+        let again = matches!(self.look, Look::Everything | Look::Again);
+        if !self.engine.needs_interfaces() || !(again || std::mem::take(&mut self.links_changed)) {
+            return;
+        }
+        let desired = self.engine.desired();
+        let own = |name: &IfName| !desired.guard.link_prefixes.iter().any(|prefix| name.as_str().starts_with(prefix));
+        let names: Vec<IfName> = self.kernel.links().iter().map(|link| link.name.clone()).filter(own).collect();
+        let mut interfaces = BTreeMap::new();
+        for name in names {
+            match lasthop_kernel::link::addresses(&mut self.socket, &name) {
+                Ok(specs) => {
+                    interfaces.insert(name, specs.into_iter().map(|spec| spec.address).collect());
+                }
+                Err(error) => tracing::debug!(%name, %error, "an interface went while it was looked at"),
+            }
+        }
+        self.engine.set_interfaces(interfaces);
+    }
+
     /// What is looked at in this cycle is told anew; other reasons stand until their object is in force.
     fn forget_reasons(&mut self, changes: &Changes, everything: bool) {
         if everything {
@@ -69,12 +98,13 @@ impl Agent {
         if self.pending.is_empty() {
             return;
         }
-        let links = changes.links.iter().flat_map(|link| [format!("link {link}"), format!("policy {link}")]);
+        let links = changes.links.iter().map(|link| format!("link {link}"));
+        let guarded = changes.policy.workloads.iter().chain(&changes.links).map(|link| format!("policy {link}"));
         let routes = changes.routes.iter().map(|prefix| format!("route {prefix}"));
         let neighbours = changes.neighbours.iter().map(|(link, address)| format!("neighbour {address} on {link}"));
         let sysctls = changes.sysctls.iter().map(|key| format!("sysctl {}", key.0));
         let sources = changes.sources.iter().map(|source| format!("source {} on {}", source.prefix, source.link));
-        for object in links.chain(routes).chain(neighbours).chain(sysctls).chain(sources) {
+        for object in links.chain(guarded).chain(routes).chain(neighbours).chain(sysctls).chain(sources) {
             self.pending.remove(&object);
         }
     }
@@ -174,9 +204,12 @@ impl Agent {
         closed.extend(outcome.failed.keys().map(|source| source.link.clone()));
         self.count("source", &outcome, |source| format!("{} on {}", source.prefix, source.link));
         let desired = self.engine.desired();
-        let outcome = self.kernel.sync_endpoints(desired, scope(everything, &changes.links));
-        closed.extend(outcome.failed.keys().cloned());
-        self.count("policy", &outcome, ToString::to_string);
+        let outcome = self.kernel.sync_policy(desired, policy_scope(everything, &changes.policy));
+        closed.extend(outcome.failed.keys().filter_map(|key| match key {
+            PolicyKey::Link(link) => Some(link.clone()),
+            _ => None,
+        }));
+        self.count("policy", &outcome, policy_part);
         let desired = self.engine.desired();
         let mut outcome = self.kernel.sync_sysctls(desired, scope(everything, &changes.sysctls));
         // That a link is absent is said once, of the link.
@@ -260,8 +293,10 @@ impl Agent {
     /// Takes in what happened in the kernel.
     pub(crate) fn notice(&mut self) {
         for event in self.kernel.drain_events() {
-            if let KernelEvent::Overrun = event {
-                self.look = Look::Again;
+            match event {
+                KernelEvent::Overrun => self.look = Look::Again,
+                KernelEvent::Link { .. } => self.links_changed = true,
+                _ => {}
             }
             let mut more = Changes::default();
             self.concerns(&event, &mut more);
@@ -316,6 +351,17 @@ impl Agent {
     }
 }
 
+/// What a part of policy is called among what is not in force.
+fn policy_part(key: &PolicyKey) -> String {
+    match key {
+        PolicyKey::Link(link) => link.to_string(),
+        PolicyKey::Set(id) => format!("set {}", id.0),
+        PolicyKey::Stack(id) => format!("stack {}", id.0),
+        PolicyKey::Part(name) => name.clone(),
+        PolicyKey::Hosts => "host endpoints".to_owned(),
+    }
+}
+
 /// The routes that are new, and lead to a link of which not all is in force.
 fn premature(
     closed: &BTreeSet<IfName>,
@@ -342,6 +388,7 @@ fn add(changes: &mut Changes, more: Changes) {
     changes.skeleton |= more.skeleton;
     changes.bgp |= more.bgp;
     changes.advertise.extend(more.advertise);
+    changes.policy.add(more.policy);
 }
 
 #[cfg(test)]

@@ -86,6 +86,8 @@ pub(crate) struct Agent {
     /// Keys to look at in the next cycle, beside what the engine names.
     pub(crate) look: Look,
     pub(crate) stopping: bool,
+    /// Since the host's own interfaces were last looked at.
+    pub(crate) links_changed: bool,
 }
 
 /// What this host goes by.
@@ -222,6 +224,7 @@ async fn start(config: Config) -> anyhow::Result<Started> {
         refusals: 0,
         look: Look::Again,
         stopping: false,
+        links_changed: true,
     };
     Ok(Started {
         agent,

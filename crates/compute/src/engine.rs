@@ -88,6 +88,12 @@ impl Engine {
         &self.snapshot
     }
 
+    /// Whether a host endpoint of this host is found by address, so that [`Self::set_interfaces`] matters.
+    #[must_use]
+    pub fn needs_interfaces(&self) -> bool {
+        self.policies.needs_interfaces()
+    }
+
     /// The host's own interfaces, that is, all but workloads' links, and their addresses are as given.
     pub fn set_interfaces(&mut self, interfaces: Interfaces) {
         let mut out = Out { policy: &mut self.desired.policy, changes: &mut self.changes.policy };

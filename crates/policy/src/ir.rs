@@ -298,6 +298,18 @@ pub struct PolicyChanges {
     pub host: bool,
 }
 
+impl PolicyChanges {
+    /// Adds what else may have changed.
+    pub fn add(&mut self, more: Self) {
+        self.programs.extend(more.programs);
+        self.stacks.extend(more.stacks);
+        self.sets.extend(more.sets);
+        self.members.extend(more.members);
+        self.workloads.extend(more.workloads);
+        self.host |= more.host;
+    }
+}
+
 impl Program {
     /// Its name by content.
     #[must_use]

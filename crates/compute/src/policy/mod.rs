@@ -15,7 +15,7 @@ mod sets;
 
 use index::{Index, Move};
 use items::{Item, ItemId, ItemName, Items};
-use lasthop_model::policy::{EndpointSlice, HostEndpoint, Labelled, Policy, Profile, Tier};
+use lasthop_model::policy::{EndpointSlice, HostEndpoint, HostInterface, Labelled, Policy, Profile, Tier};
 use lasthop_model::{EndpointKey, Key, Kind, Labels, NodeName, Resource};
 use lasthop_net::{IfName, Prefix};
 use lasthop_policy::compile;
@@ -151,6 +151,11 @@ impl Policies {
             }
         }
         self.settle(to);
+    }
+
+    /// Whether the host's own interfaces matter.
+    pub(crate) fn needs_interfaces(&self) -> bool {
+        self.hosts.values().any(|endpoint| endpoint.interface == HostInterface::ByAddress)
     }
 
     /// The host's own interfaces and their addresses are as given.
