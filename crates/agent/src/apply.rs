@@ -47,8 +47,8 @@ impl Agent {
                 add(&mut changes, self.engine.take_changes());
             }
         }
-        if self.known == Known::Nothing {
-            // Nothing is known: only the guard is put up, nothing is taken away.
+        if self.known == Known::Nothing || self.hold_until.is_some() {
+            // Nothing is known, or it may be out of date: only the guard is put up, nothing is taken away.
             self.guard();
             if everything {
                 self.look = Look::Everything;

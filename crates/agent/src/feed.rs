@@ -23,6 +23,8 @@ pub(crate) enum Update {
     Gone(Key, Revision),
     /// All that there is has been told.
     InSync(Revision),
+    /// The store does not answer.
+    Unreachable,
     /// As of a revision the store holds what this host said of an endpoint.
     Published(EndpointKey, Word, Revision),
     /// The store will not take what this host said of an endpoint.
@@ -71,7 +73,12 @@ pub(crate) async fn follow(store: Arc<dyn Store>, from: Option<Revision>, update
                 }
             }
             Err(Error::TooOld { .. }) => seen = None,
-            Err(error) => tracing::debug!(%error, "the store cannot be watched"),
+            Err(error) => {
+                tracing::debug!(%error, "the store cannot be watched");
+                if updates.send(Update::Unreachable).await.is_err() {
+                    return;
+                }
+            }
         }
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(BACKOFF_LIMIT);

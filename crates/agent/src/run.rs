@@ -39,7 +39,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 /// How long a change may wait for its snapshot on disk.
-const SAVE_AFTER: Duration = Duration::from_secs(1);
+const SAVE_AFTER: Duration = Duration::from_millis(50);
+/// How long after a start a store that does not answer is waited for: what the kernel holds may be newer than the snapshot.
+const STORE_PATIENCE: Duration = Duration::from_secs(2);
 /// How often what the kernel refused is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// How many repaired foreign changes are remembered.
@@ -86,6 +88,8 @@ pub(crate) struct Agent {
     /// Keys to look at in the next cycle, beside what the engine names.
     pub(crate) look: Look,
     pub(crate) stopping: bool,
+    /// Until then the kernel is left as it is found, but for the guard: the store may know better than the snapshot.
+    pub(crate) hold_until: Option<tokio::time::Instant>,
     /// Since the host's own interfaces were last looked at.
     pub(crate) links_changed: bool,
 }
@@ -224,6 +228,7 @@ async fn start(config: Config) -> anyhow::Result<Started> {
         refusals: 0,
         look: Look::Again,
         stopping: false,
+        hold_until: None,
         links_changed: true,
     };
     Ok(Started {
@@ -266,6 +271,7 @@ impl Started {
                     }
                     save.get_or_insert(tokio::time::Instant::now() + SAVE_AFTER);
                 }
+                () = until(agent.hold_until) => agent.hold_until = None,
                 () = until(save) => {
                     save = match agent.save() {
                         Saved::Now => None,
@@ -305,6 +311,7 @@ impl Agent {
         let documents: Vec<(Key, Value)> = self.snapshot.documents().map(|(k, d)| (k.clone(), d.clone())).collect();
         if self.snapshot.is_known() {
             self.known = Known::Snapshot;
+            self.hold_until = Some(tokio::time::Instant::now() + STORE_PATIENCE);
         }
         for (key, document) in documents {
             self.told(key, &document, self.snapshot.revision);
@@ -346,7 +353,9 @@ impl Agent {
                 self.snapshot.gone(&key);
                 self.gone(&key, revision);
             }
+            Update::Unreachable => self.hold_until = None,
             Update::InSync(revision) => {
+                self.hold_until = None;
                 for key in self.snapshot.in_sync(revision) {
                     self.snapshot.gone(&key);
                     self.gone(&key, revision);
