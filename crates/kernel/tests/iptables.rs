@@ -5,7 +5,8 @@ mod probes;
 mod tables;
 
 use lasthop_compute::EndpointToHost;
-use lasthop_kernel::iptables::{Backend, Config, Iptables, Object};
+use lasthop_kernel::iptables::{Backend, Config, Iptables};
+use lasthop_kernel::nft::{PolicyKey, PolicyScope};
 use lasthop_kernel::reconcile::Scope;
 use lasthop_net::{Family, Prefix};
 use lasthop_policy::ir::*;
@@ -308,13 +309,13 @@ fn members_come_and_go_without_a_word_to_iptables() {
         let changes = PolicyChanges { members: members.clone(), ..PolicyChanges::default() };
         for round in 0..2 {
             change(&mut policy, true);
-            let outcome = world.host.enter(|| iptables.sync_policy(&policy, &changes));
+            let outcome = world.host.enter(|| iptables.sync_policy(&policy, PolicyScope::Changed(&changes)));
             assert!(outcome.failed.is_empty() && outcome.writes == 8, "{round}: {outcome:?}");
             for family in Family::ALL {
                 assert_eq!(world.between((1, 2), family, &packets[..5]), [false, true, true, true, true], "{family}");
             }
             change(&mut policy, false);
-            let outcome = world.host.enter(|| iptables.sync_policy(&policy, &changes));
+            let outcome = world.host.enter(|| iptables.sync_policy(&policy, PolicyScope::Changed(&changes)));
             assert!(outcome.failed.is_empty() && outcome.writes == 8, "{round}: {outcome:?}");
             for family in Family::ALL {
                 assert_eq!(world.between((1, 2), family, &packets[..5]), [true, false, false, false, true], "{family}");
@@ -329,7 +330,7 @@ fn members_come_and_go_without_a_word_to_iptables() {
         set.members.insert(Member::Net(Prefix::host(address(Family::V4, 1))));
         let members = set.members.iter().map(|member| (addresses, *member)).collect();
         let changes = PolicyChanges { members, ..PolicyChanges::default() };
-        let outcome = world.host.enter(|| iptables.sync_policy(&policy, &changes));
+        let outcome = world.host.enter(|| iptables.sync_policy(&policy, PolicyScope::Changed(&changes)));
         assert!(outcome.failed.is_empty(), "{outcome:?}");
         assert_eq!(world.between((1, 2), Family::V4, &packets[..2]), [false, true]);
         world.host.enter(|| iptables.remove_all()).expect("removed");
@@ -388,7 +389,7 @@ fn a_restart_writes_nothing_and_drift_is_put_right() {
                 let changed = iptables.read_back().expect("read back");
                 let skeleton = iptables.sync_skeleton(&guard(EndpointToHost::Drop), &nat()).expect("the skeleton");
                 let sources = iptables.sync_sources(&sources(), Scope::All);
-                let outcome = iptables.sync_policy(&policy, &everything());
+                let outcome = iptables.sync_policy(&policy, PolicyScope::All);
                 assert!(outcome.failed.is_empty() && sources.failed.is_empty(), "{outcome:?}");
                 (changed, skeleton.changes, sources.writes + outcome.writes)
             })
@@ -470,6 +471,10 @@ fn everything_saved(host: &Netns, suffix: &str) -> String {
             .fold(String::new(), |all, l| all + l + "\n")
 }
 
+fn link(text: &str) -> PolicyKey {
+    PolicyKey::Link(name(text))
+}
+
 #[test]
 fn one_bad_object_stops_no_other() {
     let world = World::new();
@@ -530,18 +535,22 @@ fn one_bad_object_stops_no_other() {
             let outcome = world.host.enter(|| {
                 iptables.sync_skeleton(&guard(EndpointToHost::Drop), &nat()).expect("the skeleton");
                 iptables.sync_sources(&sources(), Scope::All);
-                iptables.sync_policy(&made.0, &everything())
+                iptables.sync_policy(&made.0, PolicyScope::All)
             });
-            let failed: BTreeSet<&Object> = outcome.failed.keys().collect();
-            assert!(failed.contains(&Object::Program(bad)), "{what}: {outcome:?}");
-            assert!(failed.contains(&Object::Program(odd)) && failed.contains(&Object::Stack(to_bad)), "{outcome:?}");
-            assert_eq!(outcome.done.len(), 9, "{what} {backend:?}: {outcome:?}");
+            let failed: BTreeSet<&PolicyKey> = outcome.failed.keys().collect();
+            let parts = failed.iter().filter(|key| matches!(key, PolicyKey::Part(_))).count();
+            assert_eq!(parts, 2, "the programs: {what}: {outcome:?}");
+            for key in [PolicyKey::Stack(to_bad), PolicyKey::Stack(from_odd), PolicyKey::Set(odd_set), link("lhw3")] {
+                assert!(failed.contains(&key), "{what} {backend:?}: {key:?}: {outcome:?}");
+            }
+            assert_eq!(failed.len(), 6, "{outcome:?}");
+            assert!(outcome.done.contains(&link("lhw1")) && outcome.done.contains(&link("lhw2")), "{outcome:?}");
             for family in Family::ALL {
                 assert_eq!(world.between((1, 2), family, &[tcp(80), tcp(88), tcp(89)]), [true, true, false], "{what}");
                 assert_eq!(world.between((1, 3), family, &[tcp(80)]), [false], "its endpoints pass nothing: {what}");
                 assert_eq!(world.between((3, 1), family, &[tcp(80)]), [false], "nor do those of the odd set: {what}");
             }
-            let outcome = world.host.enter(|| iptables.sync_policy(&made.0, &everything()));
+            let outcome = world.host.enter(|| iptables.sync_policy(&made.0, PolicyScope::All));
             assert_eq!(outcome.writes, 0, "what was refused is not tried over and over");
             world.host.enter(|| iptables.remove_all()).expect("removed");
             for suffix in ["4", "6"] {

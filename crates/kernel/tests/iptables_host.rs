@@ -6,6 +6,7 @@ mod tables;
 
 use lasthop_compute::EndpointToHost;
 use lasthop_kernel::iptables::{Backend, Iptables};
+use lasthop_kernel::nft::PolicyScope;
 use lasthop_net::{Family, Prefix};
 use lasthop_policy::ir::*;
 use netns::Netns;
@@ -93,7 +94,7 @@ fn failsafe(port: u16) -> BTreeSet<Failsafe> {
 
 fn check(world: &World, iptables: &mut Iptables, made: &Made, expect: impl Fn(&Ways<'_>, &str)) {
     apply(world, iptables, &made.0);
-    let again = world.host.enter(|| iptables.sync_policy(&made.0, &everything()));
+    let again = world.host.enter(|| iptables.sync_policy(&made.0, PolicyScope::All));
     assert_eq!(again.writes, 0, "{again:?}");
     for family in Family::ALL {
         expect(&Ways(world, family), &format!("{family}"));

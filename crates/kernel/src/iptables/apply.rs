@@ -6,6 +6,7 @@ use super::rule::{Chains, Table};
 use super::sets::{self, Kind, Line, Plan, Spec, Timing};
 use super::{Iptables, Known, index, rule, save, skeleton};
 use crate::Error;
+use crate::nft::{PolicyKey, PolicyScope};
 use crate::reconcile::Outcome;
 use lasthop_net::Family;
 use lasthop_policy::ir::{Action, HostPolicy, PolicyChanges, Program, SetId};
@@ -226,26 +227,24 @@ impl Iptables {
     pub(super) fn try_policy(
         &mut self,
         desired: &HostPolicy,
-        changes: &PolicyChanges,
-        outcome: &mut Outcome<Object>,
+        scope: PolicyScope<'_>,
+        writes: &mut usize,
     ) -> Result<(), Error> {
-        let read = self.sets.is_some() && self.actual.iter().all(Option::is_some);
-        let only_members = PolicyChanges { members: changes.members.clone(), ..PolicyChanges::default() };
-        if read && self.verified && self.policy.is_some() && *changes == only_members {
-            return self.members(desired, changes, outcome);
+        if let PolicyScope::Changed(changes) = scope {
+            let read = self.sets.is_some() && self.actual.iter().all(Option::is_some);
+            let only_members = PolicyChanges { members: changes.members.clone(), ..PolicyChanges::default() };
+            if read && self.verified && self.policy.is_some() && *changes == only_members {
+                return self.members(desired, changes, writes);
+            }
         }
-        let result = self.whole_policy(desired, outcome);
-        self.verified = result.is_ok();
-        result
+        self.verified = false;
+        self.whole_policy(desired, writes)?;
+        self.verified = true;
+        Ok(())
     }
 
     /// Only members of sets have come or gone.
-    fn members(
-        &mut self,
-        desired: &HostPolicy,
-        changes: &PolicyChanges,
-        outcome: &mut Outcome<Object>,
-    ) -> Result<(), Error> {
+    fn members(&mut self, desired: &HostPolicy, changes: &PolicyChanges, writes: &mut usize) -> Result<(), Error> {
         let Some(known) = &mut self.policy else { return Ok(()) };
         let mut plan = Plan::default();
         let mut crowded = false;
@@ -269,17 +268,16 @@ impl Iptables {
             }
         }
         if crowded {
-            return self.whole_policy(desired, outcome);
+            return self.whole_policy(desired, writes);
         }
         for lines in [&plan.early, &plan.late] {
-            outcome.writes += lines.len();
+            *writes += lines.len();
             let refused = self.write_sets(lines)?;
             if !refused.is_empty() {
                 self.refuse_sets(refused);
-                return self.whole_policy(desired, outcome);
+                return self.whole_policy(desired, writes);
             }
         }
-        self.tell_failed(outcome);
         Ok(())
     }
 
@@ -290,7 +288,7 @@ impl Iptables {
     }
 
     /// Everything, from what is desired.
-    fn whole_policy(&mut self, desired: &HostPolicy, outcome: &mut Outcome<Object>) -> Result<(), Error> {
+    fn whole_policy(&mut self, desired: &HostPolicy, writes: &mut usize) -> Result<(), Error> {
         let before = self.policy.as_ref().map(|known| known.programs.clone());
         let kinds: BTreeMap<SetId, Kind> = desired.sets.iter().map(|(id, set)| (*id, set.kind.into())).collect();
         let policy_sets = sets_of(desired, &kinds);
@@ -305,7 +303,7 @@ impl Iptables {
             self.know(desired, &kinds, &policy_sets);
             let known_sets = self.policy.as_ref().map(|known| known.sets.clone()).unwrap_or_default();
             let plan = self.plan_sets(&known_sets, &timings)?;
-            outcome.writes += plan.early.len();
+            *writes += plan.early.len();
             let refused = self.write_sets(&plan.early)?;
             tries += 1;
             if !refused.is_empty() && tries < PATIENCE {
@@ -317,7 +315,7 @@ impl Iptables {
                     for change in &changes {
                         tracing::debug!(%change, "policy");
                     }
-                    outcome.writes += changes.len();
+                    *writes += changes.len();
                 }
                 Err(refusal) if tries < PATIENCE && self.blame(&refusal) => continue,
                 Err(refusal) => {
@@ -326,7 +324,7 @@ impl Iptables {
                     }
                 }
             }
-            outcome.writes += plan.late.len();
+            *writes += plan.late.len();
             let refused = self.write_sets(&plan.late)?;
             if !refused.is_empty() && tries < PATIENCE {
                 self.refuse_sets(refused);
@@ -334,9 +332,7 @@ impl Iptables {
             }
             break;
         }
-        self.sweep(outcome)?;
-        self.tell_failed(outcome);
-        Ok(())
+        self.sweep(writes)
     }
 
     /// Renders what is desired, without what was refused.
@@ -429,7 +425,7 @@ impl Iptables {
     }
 
     /// Destroys sets that nothing asks any more. One that is still in use is left for the next pass.
-    fn sweep(&mut self, outcome: &mut Outcome<Object>) -> Result<(), Error> {
+    fn sweep(&mut self, writes: &mut usize) -> Result<(), Error> {
         let mut wanted: BTreeSet<String> =
             self.policy.as_ref().map(|known| known.sets.keys().cloned().collect()).unwrap_or_default();
         wanted.extend(Family::ALL.into_iter().flat_map(skeleton::set_names));
@@ -438,21 +434,52 @@ impl Iptables {
         if stray.is_empty() {
             return Ok(());
         }
-        outcome.writes += stray.len();
+        *writes += stray.len();
         let kept = self.write_sets(&stray)?;
         let sets = self.sets_now()?;
         tracing::debug!(destroyed = stray.len() - kept.len(), in_use = kept.len(), sets = sets.len(), "sets");
         Ok(())
     }
 
-    fn tell_failed(&self, outcome: &mut Outcome<Object>) {
-        let rendered = self.policy.iter().flat_map(|known| &known.rendered);
-        for (object, reason) in rendered.flat_map(|rendered| &rendered.failed).chain(&self.refused) {
-            outcome.failed.entry(object.clone()).or_insert_with(|| Error::Invalid(reason.clone()));
+    /// What is in force, and what is not.
+    pub(super) fn tell(&self, desired: &HostPolicy, scope: PolicyScope<'_>, outcome: &mut Outcome<PolicyKey>) {
+        let Some(known) = &self.policy else { return };
+        let mut failed: BTreeMap<&Object, &String> = self.refused.iter().collect();
+        failed.extend(known.rendered.iter().flat_map(|rendered| &rendered.failed));
+        let sets: BTreeMap<String, SetId> = known
+            .kinds
+            .iter()
+            .flat_map(|(id, kind)| Family::ALL.map(|family| (sets::name(*id, *kind, family), *id)))
+            .collect();
+        for (object, reason) in &failed {
+            let key = match object {
+                Object::Program(id) => PolicyKey::Part(policy::program_chain(*id)),
+                Object::Stack(id) => PolicyKey::Stack(*id),
+                Object::Link(link) => PolicyKey::Link(link.clone()),
+                Object::Interface(_) => PolicyKey::Hosts,
+                Object::Set(name) => {
+                    sets.get(name).map_or_else(|| PolicyKey::Part(name.clone()), |id| PolicyKey::Set(*id))
+                }
+                Object::Chain(name) => PolicyKey::Part(name.clone()),
+            };
+            outcome.failed.insert(key, Error::Invalid((*reason).clone()));
         }
-        let known = self.policy.iter().flat_map(|known| known.programs.keys());
-        let in_force = known.map(|id| Object::Program(*id)).filter(|object| !outcome.failed.contains_key(object));
-        outcome.done.extend(in_force);
+        for (link, workload) in &desired.workloads {
+            let stacks = [workload.from, workload.to].map(Object::Stack);
+            let key = PolicyKey::Link(link.clone());
+            match stacks.iter().find_map(|stack| failed.get(stack)) {
+                Some(reason) => drop(outcome.failed.insert(key, Error::Invalid((*reason).clone()))),
+                None if outcome.failed.contains_key(&key) => {}
+                None => drop(outcome.done.insert(key)),
+            }
+        }
+        let keys = desired.stacks.keys().map(|id| PolicyKey::Stack(*id));
+        let keys = keys.chain(desired.sets.keys().map(|id| PolicyKey::Set(*id))).chain([PolicyKey::Hosts]);
+        outcome.done.extend(keys.filter(|key| !outcome.failed.contains_key(key)));
+        if let PolicyScope::Changed(changes) = scope {
+            let gone = changes.workloads.iter().filter(|link| !desired.workloads.contains_key(*link));
+            outcome.removed.extend(gone.cloned().map(PolicyKey::Link));
+        }
     }
 }
 

@@ -26,17 +26,18 @@ mod skeleton;
 mod tool;
 
 pub use mark::Mask;
-pub use policy::{DENIED_GROUP, Object};
+pub use policy::DENIED_GROUP;
 pub use rule::{CHAIN_PREFIX, Table};
 pub use sets::SET_PREFIX;
 pub use tool::{Backend, Tools};
 
 use crate::Error;
+use crate::nft::{PolicyKey, PolicyScope};
 use crate::reconcile::{Outcome, Scope};
 use lasthop_compute::{Guard, Nat, Source};
 use lasthop_net::Family;
-use lasthop_policy::ir::{HostPolicy, PolicyChanges, Program, ProgramId, SetId};
-use policy::Rendered;
+use lasthop_policy::ir::{HostPolicy, Program, ProgramId, SetId};
+use policy::{Object, Rendered};
 use sets::{Element, Kind, Spec};
 use skeleton::Place;
 use std::collections::{BTreeMap, BTreeSet};
@@ -259,14 +260,17 @@ impl Iptables {
         Ok(())
     }
 
-    /// Makes programs, stacks, sets and who has which as desired. `changes` only saves work; the first pass after
-    /// [`Self::read_back`] looks at everything. `failed` has what could not be programmed: those who depend on it pass nothing.
-    pub fn sync_policy(&mut self, desired: &HostPolicy, changes: &PolicyChanges) -> Outcome<Object> {
+    /// Makes policy as desired. Links that have none pass nothing. The first pass after [`Self::read_back`] looks at
+    /// everything, whatever its scope.
+    pub fn sync_policy(&mut self, policy: &HostPolicy, scope: PolicyScope<'_>) -> Outcome<PolicyKey> {
         let mut outcome = Outcome::default();
-        if let Err(error) = self.try_policy(desired, changes, &mut outcome) {
+        let result = self.try_policy(policy, scope, &mut outcome.writes);
+        self.tell(policy, scope, &mut outcome);
+        if let Err(error) = result {
             // Nobody in particular is to blame: it concerns all.
-            let all = desired.stacks.keys().map(|stack| Object::Stack(*stack));
-            outcome.failed.extend(all.map(|object| (object, error.clone())));
+            outcome.failed.extend(std::mem::take(&mut outcome.done).into_iter().map(|key| (key, error.clone())));
+            outcome.failed.insert(PolicyKey::Hosts, error);
+            outcome.removed.clear();
         }
         outcome
     }

@@ -49,7 +49,7 @@ const END: &str = "end";
 
 /// Something of a policy that cannot be programmed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Object {
+pub(super) enum Object {
     /// A program. Whoever has it passes nothing in its direction.
     Program(ProgramId),
     /// A stack. Whoever has it passes nothing in its direction.
@@ -159,7 +159,7 @@ fn unknown(way: Way) -> Rule {
     Rule::new(id, "", Target::Drop)
 }
 
-fn program_chain(ProgramId(digest): ProgramId) -> String {
+pub(super) fn program_chain(ProgramId(digest): ProgramId) -> String {
     chain_name('p', digest)
 }
 

@@ -9,6 +9,7 @@ use crate::netns::Netns;
 use crate::probes::{Packet, probe};
 use lasthop_compute::{EndpointToHost, Guard, Nat, Source};
 use lasthop_kernel::iptables::{Backend, Config, Iptables};
+use lasthop_kernel::nft::PolicyScope;
 use lasthop_kernel::reconcile::Scope;
 use lasthop_net::{Family, IfName, Prefix};
 use lasthop_policy::ir::*;
@@ -134,13 +135,8 @@ pub fn driver(world: &World, backend: Backend, policy: &HostPolicy) -> Iptables 
 }
 
 pub fn apply(world: &World, iptables: &mut Iptables, policy: &HostPolicy) {
-    let outcome = world.host.enter(|| iptables.sync_policy(policy, &everything()));
+    let outcome = world.host.enter(|| iptables.sync_policy(policy, PolicyScope::All));
     assert!(outcome.failed.is_empty(), "{outcome:?}");
-}
-
-/// Says that anything may have changed.
-pub fn everything() -> PolicyChanges {
-    PolicyChanges { host: true, ..PolicyChanges::default() }
 }
 
 pub fn rule(action: Action) -> Rule {
