@@ -283,6 +283,8 @@ impl Started {
                     refresh = tokio::time::Instant::now() + agent.engine.settings().refresh;
                 }
                 () = until(patience) => agent.give_up_waiting(),
+                // After a turn of the tasks that carry answers to callers.
+                () = tokio::task::yield_now(), if agent.kernel.has_unlabelled() => agent.kernel.label_links(),
                 _ = retry.tick(), if !agent.pending.is_empty() => {}
             }
             agent.cycle();

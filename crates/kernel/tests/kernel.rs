@@ -125,6 +125,47 @@ fn what_is_left_of_an_earlier_run_goes() {
 }
 
 #[test]
+fn a_link_that_is_up_gets_its_alias_after_its_route_and_one_that_is_down_before() {
+    let host = Host::new();
+    host.workload("lh1");
+    host.workload("lh2");
+    host.sh("ip link set lh2 down");
+    host.scratch.run(|| {
+        let mut kernel = host.kernel();
+        let wanted = two_workloads();
+        kernel.sync_skeleton(&wanted.0);
+        kernel.sync_links(&wanted.0, Scope::All);
+        kernel.sync_neighbours(&wanted.0, Scope::All);
+        let routes = kernel.sync_routes(&wanted.0, Scope::All);
+        assert!(routes.failed.is_empty() && routes.pending.is_empty(), "{routes:?}");
+        assert!(!host.sh("ip link show lh1").contains("alias"));
+        assert!(host.sh("ip link show lh2").contains("alias lasthop:default/w-lh2"));
+        assert!(kernel.has_unlabelled());
+        assert_eq!(kernel.sync_links(&wanted.0, Scope::All).writes, 0, "what is still to come is counted");
+        kernel.label_links();
+        assert!(host.sh("ip link show lh1").contains("alias lasthop:default/w-lh1"));
+        assert!(!kernel.has_unlabelled());
+        assert_eq!(kernel.sync_links(&wanted.0, Scope::All).writes, 0);
+    });
+}
+
+#[test]
+fn what_an_agent_left_on_a_link_without_an_alias_goes() {
+    let host = Host::new();
+    host.workload("lh1");
+    host.workload("lh2");
+    host.scratch.run(|| settle(&mut host.kernel(), &two_workloads()));
+    host.sh("ip link set lh2 alias ''");
+    host.scratch.run(|| {
+        let mut kernel = host.kernel();
+        settle(&mut kernel, &Wanted::default().workload("lh1", &["10.65.0.2"], MAC));
+        assert_eq!(host.sh("ip neigh show dev lh2 nud permanent"), "");
+        assert_eq!(host.sh("tc filter show dev lh2 ingress"), "");
+        assert_eq!(host.sh("ip route show dev lh2 proto 76"), "");
+    });
+}
+
+#[test]
 fn the_record_may_come_before_the_link() {
     let host = Host::new();
     host.scratch.run(|| {

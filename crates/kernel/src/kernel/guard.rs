@@ -63,6 +63,11 @@ impl Guards {
         self.responders.read_back()
     }
 
+    /// Whether a link has a responder of ours, as last read.
+    pub(super) fn serves(&self, link: &IfName) -> bool {
+        self.responders.actual().contains_key(link)
+    }
+
     fn read_table(&mut self) -> Result<(), Error> {
         self.nft.read_back()?;
         let mut request = Message::new(GET_TABLE, 0).fixed(&[INET, 0, 0, 0]);

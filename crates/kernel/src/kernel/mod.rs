@@ -112,13 +112,15 @@ impl Kernel {
             changes.iter().for_each(|(name, change)| self.note_link(name, *change));
         }
         self.marks.read_back()?;
-        self.neighbours.table().links =
-            self.links.iter().filter(|l| l.is_marked()).map(|l| (l.index, l.name.clone())).collect();
+        let responders = self.guards.read_back()?;
+        // An agent that died before it gave a link its alias has left a responder on it.
+        let served =
+            self.links.iter().filter(|link| self.marks.table_ref().is_ours(link) || self.guards.serves(&link.name));
+        self.neighbours.table().links = served.map(|link| (link.index, link.name.clone())).collect();
         let neighbours = self.neighbours.read_back()?;
         let settings = self.settings.read_back()?;
         self.settings.table_ref().tidy()?;
         let routes = self.routes.read_back()?;
-        let responders = self.guards.read_back()?;
         if first {
             // Nothing was known, so nothing is news.
             self.queue.clear();
@@ -190,7 +192,8 @@ impl Kernel {
         self.take_in();
         let mut keys = match scope {
             Scope::All => {
-                let marked = self.links.iter().filter(|link| link.is_marked()).map(|link| link.name.clone());
+                let marks = self.marks.table_ref();
+                let marked = self.links.iter().filter(|link| marks.is_ours(link)).map(|link| link.name.clone());
                 desired.links.keys().cloned().chain(marked).chain(self.marks.actual().keys().cloned()).collect()
             }
             Scope::Keys(keys) => keys.clone(),
@@ -198,8 +201,10 @@ impl Kernel {
         keys.append(&mut self.marks.take_due());
         let responders = self.guards.sync_responders(desired, &self.links, scope);
         for name in &keys {
-            let ours = |link: &&LinkState| link.is_marked() || desired.links.contains_key(name);
-            self.marks.observe(name.clone(), self.links.get(name).filter(ours).map(Mark::of));
+            let marks = self.marks.table_ref();
+            let ours = |link: &&LinkState| marks.is_ours(link) || desired.links.contains_key(name);
+            let mark = self.links.get(name).filter(ours).map(|link| marks.of(link));
+            self.marks.observe(name.clone(), mark);
         }
         let links = &self.links;
         let mut outcome = self.marks.sync_keys(keys, |name| {
@@ -219,6 +224,20 @@ impl Kernel {
             outcome.failed.entry(name).or_insert(error);
         }
         outcome
+    }
+
+    /// Whether [`Self::label_links`] has something to do.
+    #[must_use]
+    pub fn has_unlabelled(&self) -> bool {
+        self.marks.table_ref().has_late()
+    }
+
+    /// Gives links their alias, or takes it away, where that costs more than a caller should wait for.
+    pub fn label_links(&mut self) {
+        for (name, error) in self.marks.table().label() {
+            tracing::warn!(link = %name, %error, "no alias");
+            self.marks.distrust(name);
+        }
     }
 
     /// What was just written is known at once, not only when it is announced.
@@ -384,14 +403,15 @@ impl Kernel {
             neighbours.failed.into_iter().map(|((link, key), error)| format!("neighbour {key} on {link}: {error}")),
         );
         let links = self.sync_links(&nothing, Scope::All);
+        self.label_links();
         left.extend(links.failed.into_iter().map(|(key, error)| format!("link {key}: {error}")));
         if let Err(error) = self.remove_guard() {
             left.push(error.to_string());
         }
         let settings = self.sync_sysctls(&nothing, Scope::All);
         left.extend(settings.failed.into_iter().map(|(key, error)| format!("setting {}: {error}", key.0)));
-        if let Err(error) = self.settings.table_ref().tidy() {
-            left.push(error.to_string());
+        for tidied in [self.settings.table_ref().tidy(), self.marks.table().tidy()] {
+            left.extend(tidied.err().map(|error| error.to_string()));
         }
         if left.is_empty() { Ok(()) } else { Err(left) }
     }

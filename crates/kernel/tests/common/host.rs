@@ -155,6 +155,7 @@ pub fn sync(kernel: &mut Kernel, wanted: &Wanted, everything: Everything) -> Pas
     run!(sync_links);
     run!(sync_neighbours);
     run!(sync_routes);
+    kernel.label_links();
     pass
 }
 
