@@ -112,14 +112,15 @@ impl Settings {
         std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, path)).map_err(failed)
     }
 
-    /// Records what settings are before they are changed.
-    fn remember(&mut self, settings: &[(Sysctl, String)]) -> Result<(), Error> {
+    /// Records what settings are before they are changed: as known, or as read.
+    fn remember(&mut self, settings: &[(Sysctl, String)], actual: &BTreeMap<Sysctl, String>) -> Result<(), Error> {
         let mut lines = String::new();
         for (setting, _) in settings {
             if self.former.contains_key(setting) {
                 continue;
             }
-            if let Some(value) = sysctl::read(&setting.0)? {
+            let known = actual.get(setting).cloned();
+            if let Some(value) = known.map_or_else(|| sysctl::read(&setting.0), |value| Ok(Some(value)))? {
                 lines.push_str(&line((setting, &value)));
                 self.former.insert(setting.clone(), value);
             }
@@ -180,11 +181,11 @@ impl Table for Settings {
     fn write(
         &mut self,
         plan: &Plan<Sysctl, String>,
-        _actual: &BTreeMap<Sysctl, String>,
+        actual: &BTreeMap<Sysctl, String>,
     ) -> Vec<(Sysctl, Result<(), Error>)> {
         let mut results: Vec<(Sysctl, Result<(), Error>)> =
             plan.remove.iter().map(|setting| (setting.clone(), self.restore(setting))).collect();
-        if let Err(error) = self.remember(&plan.upsert) {
+        if let Err(error) = self.remember(&plan.upsert, actual) {
             // Without a record of what it was nothing is changed.
             results.extend(plan.upsert.iter().map(|(setting, _)| (setting.clone(), Err(error.clone()))));
             return results;
