@@ -270,8 +270,10 @@ fn an_endpoint_costs_the_same_at_any_number() {
                 let changes = PolicyChanges { workloads: name.clone(), ..PolicyChanges::default() };
                 all_done(&nft.sync_policy(&policy, PolicyScope::Changed(&changes)));
                 adds.push(begin.elapsed());
-                sources.retain(|source| !keys.contains(source));
-                policy.workloads.retain(|link, _| !name.contains(link));
+                for key in &keys {
+                    sources.remove(key);
+                    policy.workloads.remove(&key.link);
+                }
                 let begin = Instant::now();
                 let changes = PolicyChanges { workloads: name.clone(), ..PolicyChanges::default() };
                 all_done(&nft.sync_policy(&policy, PolicyScope::Changed(&changes)));

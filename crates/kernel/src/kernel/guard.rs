@@ -4,7 +4,7 @@ use super::{Kernel, KernelEvent};
 use crate::bpf::{Responder, Responders};
 use crate::link::Links;
 use crate::netlink::{Message, Protocol, Socket};
-use crate::nft::{self, Nft, PolicyKey, PolicyScope};
+use crate::nft::{self, Decider, Nft, PolicyKey, PolicyScope};
 use crate::reconcile::{Outcome, Pending, Reconciler, Scope, Want};
 use crate::{Error, netlink::Received};
 use lasthop_compute::{Desired, Source};
@@ -243,6 +243,13 @@ impl Kernel {
         let mut counters = self.guards.counters.lock().unwrap_or_else(PoisonError::into_inner);
         let drops = counters.drops().unwrap_or_default();
         drops.into_iter().map(|(reason, packets)| (reason.to_owned(), packets)).collect()
+    }
+
+    /// Packets and bytes that rules of policy have counted; empty if there is no guard.
+    #[must_use]
+    pub fn policy_counters(&self) -> BTreeMap<Decider, (u64, u64)> {
+        let mut counters = self.guards.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        counters.policy_counters().unwrap_or_default()
     }
 
     pub(super) fn remove_guard(&mut self) -> Result<(), Error> {

@@ -11,6 +11,7 @@
 //!   with, moved or lost is put right by rewriting its chain in one transaction.
 //! * Elements are keyed by link *name*: policy can be there before the link and needs no change when the link is made anew.
 
+mod drops;
 mod dump;
 mod elements;
 mod expr;
@@ -22,6 +23,7 @@ mod ruleset;
 mod skeleton;
 mod wire;
 
+pub use drops::{Denied, Drops};
 pub use expr::{Base, Compare, Expr, Find, Header, Meta, Reg, Reject, Verdict};
 pub use policy::{DENIED_GROUP, Decider, PolicyKey, PolicyScope};
 pub use ruleset::{Chain, Element, Field, Gives, Hook, Keys, Mark, Point, Role, Rule, Ruleset, Set, SetSpec};
@@ -211,6 +213,20 @@ impl Nft {
     /// Packets that the skeleton has dropped, by reason. A chain that is rewritten counts from zero again.
     pub fn drops(&mut self) -> Result<BTreeMap<&'static str, u64>, Error> {
         dump::drops(&mut self.socket)
+    }
+
+    /// Packets and bytes that rules of policy have counted, and ends of tiers and stacks. Of a rule that stands in several
+    /// chains, or takes several of nftables, the sum. A chain is only written anew if what it says changes.
+    pub fn policy_counters(&mut self) -> Result<BTreeMap<Decider, (u64, u64)>, Error> {
+        let mut counters: BTreeMap<Decider, (u64, u64)> = BTreeMap::new();
+        for read in dump::rules(&mut self.socket)? {
+            let decider = Decider::parse(&read.rule.id).filter(|_| policy::is_policy(&read.chain));
+            if let (Some(decider), Some((packets, bytes))) = (decider, read.counted) {
+                let sum = counters.entry(decider).or_default();
+                *sum = (sum.0 + packets, sum.1 + bytes);
+            }
+        }
+        Ok(counters)
     }
 
     /// Deletes our table. Workload links are not guarded any more.
