@@ -8,6 +8,10 @@
 //! `ctnetlink_filter_match_tuple` compares the wrong way round: all but the address would go (Linux 6.18). There
 //! each entry is deleted by its own tuple and id.
 
+mod revoke;
+
+pub use revoke::{Connection, delete_where};
+
 use crate::link::family_number;
 use crate::netlink::{Attributes, Message, Protocol, Received, Replies, Socket};
 use crate::{Error, sysctl};
@@ -177,6 +181,7 @@ fn matching(replies: &Replies, addresses: &BTreeSet<IpAddr>) -> Vec<Entry> {
 /// Reads an entry; whether it is one.
 #[cfg(test)]
 pub(crate) fn parse(message: Received<'_>) -> bool {
+    let _ = Connection::parse(message);
     let _ = ends(&message.attributes(NFGENMSG), CTA_TUPLE_REPLY);
     Entry::parse(message).is_some_and(|entry| !entry.delete().payload().is_empty())
 }
