@@ -24,6 +24,7 @@ use lasthop_compute::{Changes, Engine, Event};
 use lasthop_kernel::netlink::{Protocol, Socket};
 use lasthop_kernel::reconcile::Foreign;
 use lasthop_kernel::{Kernel, KernelConfig};
+use lasthop_model::policy::Policy;
 use lasthop_model::{EndpointKey, Key, Kind, Resource};
 use lasthop_net::{IfName, Prefix};
 use lasthop_store::{Revision, Store};
@@ -405,7 +406,9 @@ impl Agent {
             Ok(resource) => Event::Put(key, resource),
             Err(invalid) => {
                 tracing::warn!(object = %key, reason = %invalid, "quarantined");
-                Event::Invalid { key, reason: invalid.to_string() }
+                let stand_in =
+                    Policy::stand_in(&key, document).map(|policy| Box::new(Resource::Policy(Arc::new(policy))));
+                Event::Invalid { key, reason: invalid.to_string(), stand_in }
             }
         };
         self.consider(event);

@@ -56,6 +56,7 @@ impl Engine {
         let mut out = Out { policy: &mut self.desired.policy, changes: &mut self.changes.policy };
         match &event {
             Event::Put(key, resource) => self.policies.put(key, resource, &mut out),
+            Event::Invalid { key, stand_in: Some(resource), .. } => self.policies.put(key, resource, &mut out),
             Event::Gone(key) | Event::Invalid { key, .. } => self.policies.remove(key, &mut out),
             Event::Learned { .. } => {}
         }

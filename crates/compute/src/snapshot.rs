@@ -21,6 +21,8 @@ pub enum Event {
         key: Key,
         /// Why, in one line.
         reason: String,
+        /// What counts in its place: a policy denies those that it may be for.
+        stand_in: Option<Box<Resource>>,
     },
     /// A resource is gone.
     Gone(Key),
@@ -77,7 +79,7 @@ impl Snapshot {
                 self.invalid.remove(&key);
                 self.put(node, &key, resource)
             }
-            Event::Invalid { key, reason } => {
+            Event::Invalid { key, reason, .. } => {
                 let reach = self.gone(&key);
                 self.invalid.insert(key, reason);
                 reach

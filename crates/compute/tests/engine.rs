@@ -114,7 +114,7 @@ fn event() -> impl Strategy<Value = Event> {
         Just(key(Kind::FelixConfiguration, "default")),
     ];
     let gone = (named, any::<bool>()).prop_map(|(key, invalid)| {
-        if invalid { Event::Invalid { key, reason: "spec.x: wrong".into() } } else { Event::Gone(key) }
+        if invalid { Event::Invalid { key, reason: "spec.x: wrong".into(), stand_in: None } } else { Event::Gone(key) }
     });
     prop_oneof![5 => endpoint(), 1 => node(), 2 => rest(), 3 => gone]
 }

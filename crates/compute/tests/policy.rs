@@ -181,6 +181,7 @@ fn rest() -> impl Strategy<Value = Event> {
 }
 
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a test")]
 enum Step {
     Take(Event),
     /// Deletes what the n-th event so far put.
@@ -272,4 +273,47 @@ proptest! {
         prop_assert!(left.programs.is_empty() && left.stacks.is_empty() && left.sets.is_empty());
         prop_assert!(left.workloads.is_empty() && left.interfaces.is_empty());
     }
+}
+
+#[test]
+fn a_policy_that_cannot_be_read_closes_those_that_it_is_for() {
+    use lasthop_policy::decide::{Packet, Transport, Verdict, decide};
+    let mut engine = Engine::new(me());
+    let workload = |name: &str, app: &str| {
+        let key = EndpointKey { namespace: "x".into(), name: name.into() };
+        let endpoint = WorkloadEndpoint {
+            key: key.clone(),
+            node: me(),
+            link: format!("lh{name}").parse().unwrap(),
+            mac: None,
+            addresses: BTreeSet::new(),
+            allowed_sources: BTreeSet::new(),
+            labels: Labels::from([("app".into(), app.into())]),
+            profiles: None,
+            service_account: None,
+            ports: Vec::new(),
+            orchestrator: None,
+        };
+        Event::Put(key.resource_key(), Resource::WorkloadEndpoint(endpoint))
+    };
+    engine.apply(workload("a", "a"));
+    engine.apply(workload("b", "b"));
+    let opens = |engine: &Engine, link: &str| {
+        let policy = &engine.desired().policy;
+        let packet = Packet {
+            source: [10, 65, 0, 1].into(),
+            destination: [10, 65, 0, 2].into(),
+            transport: Transport::Ports { protocol: 6, source: 1, destination: 80 },
+        };
+        let stack = &policy.stacks[&policy.workloads[&link.parse().unwrap()].to];
+        decide(stack, policy, &packet).verdict == Verdict::Allow
+    };
+    let key = key(Kind::GlobalNetworkPolicy, None, "p");
+    let document = serde_json::json!({"spec": {"selector": "app == 'a'", "ingress": "nonsense"}});
+    let stand_in = Policy::stand_in(&key, &document).map(|policy| Box::new(Resource::Policy(Arc::new(policy))));
+    engine.apply(Event::Invalid { key: key.clone(), reason: "spec.ingress: not a list".into(), stand_in });
+    assert!(!opens(&engine, "lha") && opens(&engine, "lhb"));
+    assert!(engine.desired().findings.contains_key(&key.to_string()));
+    engine.apply(Event::Gone(key));
+    assert!(opens(&engine, "lha"));
 }

@@ -4,7 +4,7 @@
 //! Selectors are as written: confining them to a namespace and naming sets is `lasthop-policy`'s part.
 
 use crate::selector::Selector;
-use crate::{Key, Labels, NodeName};
+use crate::{Key, Kind, Labels, NodeName};
 use lasthop_net::{Family, IfName, Prefix};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -30,6 +30,49 @@ pub struct Policy {
     pub ingress: Option<Vec<Rule>>,
     /// Rules for packets from the endpoint; `None` if the policy says nothing of that direction (`types`).
     pub egress: Option<Vec<Rule>>,
+}
+
+impl Policy {
+    /// What stands in for a policy whose document cannot be used: its endpoints fail closed. Whatever of the document says whom it
+    /// is for is heeded; where even that cannot be read, it is for all that it might be for.
+    ///
+    /// `None` if a document of this key is no policy, or only proposes one.
+    #[must_use]
+    pub fn stand_in(key: &Key, document: &serde_json::Value) -> Option<Self> {
+        let staged = [Kind::StagedNetworkPolicy, Kind::StagedGlobalNetworkPolicy, Kind::StagedKubernetesNetworkPolicy];
+        let policies =
+            [Kind::NetworkPolicy, Kind::GlobalNetworkPolicy, Kind::KubernetesNetworkPolicy, Kind::ClusterNetworkPolicy];
+        if staged.contains(&key.kind) || !policies.contains(&key.kind) {
+            return None;
+        }
+        let spec = &document["spec"];
+        let read = |name: &str| spec[name].as_str().and_then(|text| text.parse::<Selector>().ok());
+        let named = matches!(key.kind, Kind::NetworkPolicy | Kind::GlobalNetworkPolicy);
+        let deny = Rule {
+            action: Action::Deny,
+            family: None,
+            protocol: None,
+            not_protocol: None,
+            icmp: None,
+            not_icmp: None,
+            source: Peer::default(),
+            destination: Peer::default(),
+        };
+        Some(Self {
+            key: key.clone(),
+            tier: spec["tier"].as_str().filter(|_| named).unwrap_or("default").to_owned(),
+            order: spec["order"].as_f64().filter(|_| named),
+            staging: Staging::Enforced,
+            subject: Subject {
+                selector: read("selector").filter(|_| named).unwrap_or_else(Selector::all),
+                namespaces: read("namespaceSelector").filter(|_| named),
+                service_accounts: read("serviceAccountSelector").filter(|_| named),
+            },
+            stage: Stage::Normal,
+            ingress: Some(vec![deny.clone()]),
+            egress: Some(vec![deny]),
+        })
+    }
 }
 
 /// Which endpoints a policy applies to: all three must match.
@@ -323,4 +366,27 @@ pub enum HostInterface {
     Named(IfName),
     /// The one that has one of the endpoint's addresses.
     ByAddress,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_that_cannot_be_read_denies_those_that_it_is_for() {
+        let stand_in = |kind, document: &str| {
+            let key = Key { kind, namespace: None, name: "p".into() };
+            Policy::stand_in(&key, &serde_json::from_str(document).unwrap())
+        };
+        let broken =
+            r#"{"spec": {"selector": "app == 'a'", "tier": "t", "order": 5, "ingress": [{"action": "Alow"}]}}"#;
+        let policy = stand_in(Kind::GlobalNetworkPolicy, broken).unwrap();
+        assert_eq!(policy.subject.selector.to_string(), r#"app == "a""#);
+        assert_eq!((policy.tier.as_str(), policy.order), ("t", Some(5.0)));
+        assert!([&policy.ingress, &policy.egress].into_iter().flatten().flatten().all(|r| r.action == Action::Deny));
+        let worse = stand_in(Kind::NetworkPolicy, r#"{"spec": {"selector": "app = 'a'"}}"#).unwrap();
+        assert!(worse.subject.selector.is_all() && worse.tier == "default");
+        assert!(stand_in(Kind::KubernetesNetworkPolicy, "7").unwrap().subject.selector.is_all());
+        assert!(stand_in(Kind::StagedNetworkPolicy, "{}").is_none() && stand_in(Kind::Tier, "{}").is_none());
+    }
 }
