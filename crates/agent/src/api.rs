@@ -101,6 +101,26 @@ pub struct NamedPort {
     pub port: u16,
 }
 
+impl Attach {
+    /// A workload of the default namespace, with nothing but these.
+    #[must_use]
+    pub fn new(name: &str, link: LinkRequest, addresses: BTreeSet<IpAddr>) -> Self {
+        Self {
+            namespace: default_namespace(),
+            name: name.to_owned(),
+            link,
+            addresses,
+            mac: None,
+            mtu: None,
+            labels: BTreeMap::new(),
+            allowed_sources: BTreeSet::new(),
+            profiles: None,
+            service_account: None,
+            ports: Vec::new(),
+        }
+    }
+}
+
 fn default_namespace() -> String {
     "default".to_owned()
 }

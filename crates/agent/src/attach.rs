@@ -4,6 +4,7 @@
 //! acknowledged → advertised → answered. Detach the other way round. Several callers at once share one pass.
 
 use crate::api::{self, Answer, Attach, Attached, Code, Detached, LinkRequest, Refusal, Request};
+use crate::names::{link_name, workload_mac};
 use crate::records::{Intent, Maker, Record};
 use crate::run::{Agent, Known, endpoint_key};
 use crate::socket::Call;
@@ -12,7 +13,7 @@ use lasthop_kernel::link::{self, LinkState, VethSpec};
 use lasthop_kernel::netlink::{Protocol, Socket};
 use lasthop_kernel::netns::{self, GATEWAY_V4, Inside, Netns, NetnsRef};
 use lasthop_model::{EndpointKey, HostMac, Resource, WorkloadEndpoint};
-use lasthop_net::{Family, IfName, Mac, Prefix};
+use lasthop_net::{Family, IfName, Prefix};
 use serde_json::{Value, json};
 use std::time::Instant;
 use tokio::sync::{mpsc, oneshot};
@@ -377,48 +378,4 @@ fn open(netns: &api::Netns) -> Result<Netns, Refusal> {
         let fix = "'ip netns list' names those there are; make it first, or give a path or the pid of a process in it";
         refuse(Code::NotFound, format!("{error}: {fix}"))
     })
-}
-
-/// FNV-1a, 64 bits, stirred until every bit depends on every other (the finisher of MurmurHash3): names of links and
-/// MACs from names of workloads, the same on every host.
-fn hash(key: &EndpointKey) -> u64 {
-    let text = key.to_string();
-    let sum = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
-    let once = (sum ^ (sum >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
-    let twice = (once ^ (once >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-    twice ^ (twice >> 33)
-}
-
-/// The host's end of a workload's veth: the first guarded prefix and eleven digits of the name's hash.
-fn link_name(prefixes: &[String], key: &EndpointKey) -> String {
-    let prefix = prefixes.first().map_or("lh", String::as_str);
-    let digits = format!("{:016x}", hash(key));
-    format!("{prefix}{}", &digits[..11.min(15_usize.saturating_sub(prefix.len()))])
-}
-
-/// A locally administered MAC address that a workload keeps wherever it runs.
-fn workload_mac(key: &EndpointKey) -> Mac {
-    let [_, _, _, a, b, c, d, e] = hash(key).to_be_bytes();
-    Mac([0x02, a, b, c, d, e])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::BTreeSet;
-
-    #[test]
-    fn names_and_addresses_made_from_a_workload_are_stable_and_fit() {
-        let key = EndpointKey { namespace: "default".into(), name: "w1".into() };
-        let name = link_name(&["lh".into(), "tap".into()], &key);
-        assert!(name.parse::<IfName>().is_ok() && name.starts_with("lh") && name.len() == 13, "{name}");
-        assert!(link_name(&["averylongprefix".into()], &key).len() <= 15);
-        assert!(workload_mac(&key).is_unicast());
-        let other = EndpointKey { namespace: "default".into(), name: "w2".into() };
-        assert_ne!(workload_mac(&key), workload_mac(&other));
-        let many = (0..20_000).map(|n| EndpointKey { namespace: "default".into(), name: format!("w{n}") });
-        let (names, macs): (BTreeSet<String>, BTreeSet<Mac>) =
-            many.map(|key| (link_name(&["lh".into()], &key), workload_mac(&key))).unzip();
-        assert_eq!((names.len(), macs.len()), (20_000, 20_000), "no two share a link name or a MAC address");
-    }
 }

@@ -8,6 +8,7 @@ pub mod config;
 mod feed;
 mod http;
 mod lock;
+pub mod names;
 mod readable;
 mod records;
 mod run;

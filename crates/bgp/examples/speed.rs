@@ -1,42 +1,21 @@
 //! What routes cost: `cargo run --release -p lasthop-bgp --example speed`.
 #![allow(clippy::unwrap_used, reason = "a measurement stops where something is not as it must be")]
 
-use lasthop_bgp::config::{ConnectMode, NextHop, PeerConfig, ReflectMode, SpeakerConfig};
+#[path = "../tests/common/mod.rs"]
+mod common;
+
+use lasthop_bgp::config::{ConnectMode, PeerConfig, ReflectMode};
 use lasthop_bgp::{ConnId, Input, Origin, Output, Speaker, Start};
-use lasthop_net::{Asn, Family, Prefix};
-use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use lasthop_net::Prefix;
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 fn speaker(id: [u8; 4], peers: &[[u8; 4]], reflect: ReflectMode) -> Speaker {
     let now = Instant::now();
-    let config = SpeakerConfig {
-        asn: Asn(64512),
-        router_id: id.into(),
-        cluster_id: None,
-        port: 179,
-        restart_time: Duration::from_secs(120),
-        deferral: Duration::from_secs(30),
-    };
-    let mut speaker = Speaker::new(config, Start::Cold, now);
-    for peer in peers {
-        speaker.set_peer(
-            now,
-            PeerConfig {
-                address: IpAddr::from(*peer),
-                port: 179,
-                asn: Asn(64512),
-                local_asn: None,
-                local_address: None,
-                next_hop_v4: None,
-                next_hop_v6: None,
-                connect: ConnectMode::Passive,
-                reflect,
-                next_hop: NextHop::Auto,
-                families: BTreeSet::from(Family::ALL),
-                hold_time: Duration::from_secs(90),
-            },
-        );
+    let mut speaker = Speaker::new(common::config(id.into()), Start::Cold, now);
+    for &address in peers {
+        let peer = PeerConfig { connect: ConnectMode::Passive, reflect, ..common::peer(address.into()) };
+        speaker.set_peer(now, peer);
     }
     speaker.own_routes_complete(now);
     speaker

@@ -4,6 +4,7 @@
 
 mod common;
 
+use common::dice::Dice;
 use common::{Net, SECOND, own_prefixes, prefix};
 use lasthop_bgp::config::ReflectMode;
 use lasthop_bgp::{Start, StopMode};
@@ -266,18 +267,6 @@ fn both_ends_dialling_at_once_leave_exactly_one_connection() {
         let flaps: u64 =
             net.nodes.iter().flat_map(|n| n.speaker.as_ref().unwrap().peers()).map(|p| p.counters.lost).sum();
         assert_eq!(flaps, 0, "with a delay of {delay} ms");
-    }
-}
-
-/// xorshift64*: the same on every run.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        usize::try_from(self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33).unwrap() % sides
     }
 }
 

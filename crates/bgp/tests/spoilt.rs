@@ -5,24 +5,13 @@
 
 mod common;
 
+use common::dice::Dice;
 use common::prefix;
 use common::raw::{Bench, RawOpen, attribute, hex, message, update};
 use lasthop_bgp::{ConnId, Input, Origin, PeerState};
 
 const SPOILER: [u8; 4] = [10, 99, 1, 2];
 const WITNESS: [u8; 4] = [10, 99, 1, 3];
-
-/// xorshift64*: the same on every run.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        usize::try_from(self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33).unwrap() % sides
-    }
-}
 
 fn open(internal: bool) -> RawOpen {
     let mut open = RawOpen::new(if internal { 65000 } else { 65001 }, [192, 0, 2, 100]);

@@ -25,11 +25,24 @@ fn two_workloads() -> Wanted {
         .unreachable("fd00:65::/64")
 }
 
-#[test]
-fn what_is_desired_is_in_force() {
+/// A host with the links of [`two_workloads`].
+fn with_two_links() -> Host {
     let host = Host::new();
     host.workload("lh1");
     host.workload("lh2");
+    host
+}
+
+/// The same after a run that has put everything in force.
+fn settled() -> Host {
+    let host = with_two_links();
+    host.scratch.run(|| settle(&mut host.kernel(), &two_workloads()));
+    host
+}
+
+#[test]
+fn what_is_desired_is_in_force() {
+    let host = with_two_links();
     host.scratch.run(|| {
         let mut kernel = host.kernel();
         settle(&mut kernel, &two_workloads());
@@ -66,10 +79,7 @@ fn what_is_desired_is_in_force() {
 
 #[test]
 fn a_restart_with_nothing_changed_writes_nothing() {
-    let host = Host::new();
-    host.workload("lh1");
-    host.workload("lh2");
-    host.scratch.run(|| settle(&mut host.kernel(), &two_workloads()));
+    let host = settled();
     let look =
         "ip route; ip -6 route; ip nexthop; ip neigh; ip link; sysctl -a -r 'net.ipv[46].conf.(lh.*|all).forwarding'";
     let before = host.sh(look);
@@ -83,10 +93,7 @@ fn a_restart_with_nothing_changed_writes_nothing() {
 
 #[test]
 fn a_narrow_pass_after_a_restart_takes_nothing_away() {
-    let host = Host::new();
-    host.workload("lh1");
-    host.workload("lh2");
-    host.scratch.run(|| settle(&mut host.kernel(), &two_workloads()));
+    let host = settled();
     let look =
         "ip route; ip -6 route; ip nexthop; ip neigh show nud permanent; nft list table inet lasthop | grep -v counter";
     let before = host.sh(look);
@@ -106,10 +113,7 @@ fn a_narrow_pass_after_a_restart_takes_nothing_away() {
 
 #[test]
 fn what_is_left_of_an_earlier_run_goes() {
-    let host = Host::new();
-    host.workload("lh1");
-    host.workload("lh2");
-    host.scratch.run(|| settle(&mut host.kernel(), &two_workloads()));
+    let host = settled();
     host.scratch.run(|| {
         let mut kernel = host.kernel();
         let wanted = Wanted::default().workload("lh1", &["10.65.0.2"], MAC).remote("10.65.1.2/32", &["172.31.0.9"]);
@@ -203,9 +207,7 @@ fn the_record_may_come_before_the_link() {
 
 #[test]
 fn a_link_that_flaps_gets_everything_back() {
-    let host = Host::new();
-    host.workload("lh1");
-    host.workload("lh2");
+    let host = with_two_links();
     host.scratch.run(|| {
         let mut kernel = host.kernel();
         let wanted = two_workloads();
@@ -243,9 +245,7 @@ fn a_link_that_flaps_gets_everything_back() {
 
 #[test]
 fn tampering_is_noticed_and_put_right() {
-    let host = Host::new();
-    host.workload("lh1");
-    host.workload("lh2");
+    let host = with_two_links();
     host.scratch.run(|| {
         let mut kernel = host.kernel();
         let wanted = two_workloads();
@@ -305,9 +305,7 @@ fn tampering_is_noticed_and_put_right() {
 
 #[test]
 fn our_own_doing_is_no_news() {
-    let host = Host::new();
-    host.workload("lh1");
-    host.workload("lh2");
+    let host = with_two_links();
     host.scratch.run(|| {
         let mut kernel = host.kernel();
         sync(&mut kernel, &two_workloads(), Everything::Yes);
@@ -433,9 +431,7 @@ fn the_local_workload_wins_and_the_remote_route_shows_when_it_goes() {
 
 #[test]
 fn an_address_that_leaves_takes_its_connections_along() {
-    let host = Host::new();
-    host.workload("lh1");
-    host.workload("lh2");
+    let host = with_two_links();
     let insert = |address: &str| {
         host.sh(&format!(
             "conntrack -I -s {address} -d 198.51.100.1 -p udp --sport 9 --dport 53 -t 300 >/dev/null 2>&1"
@@ -539,9 +535,7 @@ fn next_hops_that_lead_nowhere_are_told() {
 
 #[test]
 fn taking_everything_away_leaves_the_host_as_it_was() {
-    let host = Host::new();
-    host.workload("lh1");
-    host.workload("lh2");
+    let host = with_two_links();
     host.sh("ip route add 192.0.2.0/24 dev lo proto static; ip route add 10.65.0.0/16 via 172.31.0.3 proto 99; ip rule add from 10.9.9.9 table 99; ip neigh add 172.31.0.7 lladdr 02:00:00:00:00:07 nud permanent dev eth0");
     let look = "ip route; ip -6 route; ip rule; ip -6 rule; ip nexthop; ip neigh; sysctl -a -r '^net.ipv[46].(conf|neigh|ip_forward|nexthop)' | grep -v hash_seed";
     host.sh("nft add table inet foreign; nft add chain inet foreign c '{type filter hook forward priority 5;}'");

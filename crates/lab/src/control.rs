@@ -35,17 +35,9 @@ pub fn attach(directory: &LabDirectory, workload: &Workload, host: &str) -> Resu
         WorkloadKind::Tap | WorkloadKind::Vm => LinkRequest::Adopt { ifname: workload.tap_name() },
     };
     let request = Attach {
-        namespace: "default".to_owned(),
-        name: workload.name.clone(),
-        link,
-        addresses: workload.addresses.iter().copied().collect(),
         mac: Some(workload.mac_address().to_string()),
-        mtu: None,
         labels: BTreeMap::from([("lab".to_owned(), directory.name.to_string())]),
-        allowed_sources: std::collections::BTreeSet::new(),
-        profiles: None,
-        service_account: None,
-        ports: Vec::new(),
+        ..Attach::new(&workload.name, link, workload.addresses.iter().copied().collect())
     };
     Ok(Client::connect(&directory.agent_socket(host))?.attach(request)?)
 }

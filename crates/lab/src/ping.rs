@@ -205,7 +205,8 @@ fn echo_reply(family: Family, id: u16, packet: &[u8]) -> Option<u16> {
 }
 
 /// RFC 1071.
-fn internet_checksum(bytes: &[u8]) -> u16 {
+#[must_use]
+pub fn internet_checksum(bytes: &[u8]) -> u16 {
     let mut sum: u32 = 0;
     for pair in bytes.chunks(2) {
         sum += u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));

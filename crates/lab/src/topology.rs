@@ -5,6 +5,7 @@
 
 mod defaults;
 
+use lasthop_agent::names::digest;
 use lasthop_net::{Family, IfName, Mac, Prefix};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -259,11 +260,6 @@ impl Workload {
             Mac([0x02, 0x00, a, b, c, d])
         })
     }
-}
-
-/// A short stable digest of a name (FNV-1a, 64 bits).
-fn digest(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 impl Topology {

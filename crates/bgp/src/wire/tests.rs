@@ -1,8 +1,12 @@
 //! What is encoded is decoded, and no octets whatsoever make the decoder panic.
 
+#[path = "../../tests/common/dice.rs"]
+mod dice;
+
 use super::capability::{Capabilities, Forwarding, GracefulRestart};
 use super::*;
 use crate::attributes::{AsPath, Attributes, OriginCode, Segment, SegmentKind, Unknown};
+use dice::Dice;
 use lasthop_net::{Asn, Prefix};
 use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
@@ -191,18 +195,6 @@ fn seeds() -> Vec<Vec<u8>> {
     let router_id = Ipv4Addr::new(9, 9, 9, 9);
     seeds.push(Open { asn: Asn(70000), hold_time: 90, router_id, capabilities }.encode());
     seeds
-}
-
-/// xorshift64*: the same mutations on every run.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        usize::try_from(self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33).unwrap() % sides
-    }
 }
 
 #[test]

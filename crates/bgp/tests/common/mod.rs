@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 #![allow(clippy::unwrap_used, reason = "a test stops where something is not as it must be")]
 
+pub mod dice;
 pub mod raw;
 
 use lasthop_bgp::config::{ConnectMode, NextHop, PeerConfig, ReflectMode, SpeakerConfig};

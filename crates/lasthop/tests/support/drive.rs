@@ -150,19 +150,7 @@ pub(crate) fn none_lost(said: &str) {
 
 /// An attach with nothing but a name, a link and addresses.
 pub(crate) fn attach(name: &str, link: LinkRequest, addresses: &[&str]) -> Attach {
-    Attach {
-        namespace: "default".to_owned(),
-        name: name.to_owned(),
-        link,
-        addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
-        mac: None,
-        mtu: None,
-        labels: BTreeMap::new(),
-        allowed_sources: BTreeSet::new(),
-        profiles: None,
-        service_account: None,
-        ports: Vec::new(),
-    }
+    Attach::new(name, link, addresses.iter().map(|address| address.parse().unwrap()).collect())
 }
 
 /// A veth into a namespace.

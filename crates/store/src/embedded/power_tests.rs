@@ -129,6 +129,17 @@ fn runtime() -> tokio::runtime::Runtime {
 /// An acknowledged state: the journal's length when the answer came, and what each key then had.
 type Ack = (usize, BTreeMap<Key, u64>);
 
+/// An empty store's image, and what a history on it acknowledged and wrote.
+async fn past() -> (Vec<u8>, Vec<Ack>, Vec<Op>) {
+    let fresh = Disk::default();
+    drop(Embedded::open_on(fresh.clone(), options()).unwrap());
+    let start = lock(&fresh.0).image.clone();
+    let disk = Disk::with(start.clone());
+    let acks = history(&disk).await;
+    let journal = lock(&disk.0).journal.clone();
+    (start, acks, journal)
+}
+
 /// A history of writes over a fresh disk: the image at its start, the journal, and the acknowledgements.
 async fn history(disk: &Disk) -> Vec<Ack> {
     let store = Embedded::open_on(disk.clone(), Options { history: 4, ..options() }).unwrap();
@@ -172,12 +183,7 @@ async fn survives(image: Vec<u8>, acks: &[Ack], cut: usize) -> Disk {
 #[test]
 fn a_power_cut_at_any_moment_loses_nothing_that_was_acknowledged() {
     runtime().block_on(async {
-        let fresh = Disk::default();
-        drop(Embedded::open_on(fresh.clone(), options()).unwrap());
-        let start = lock(&fresh.0).image.clone();
-        let disk = Disk::with(start.clone());
-        let acks = history(&disk).await;
-        let journal = lock(&disk.0).journal.clone();
+        let (start, acks, journal) = past().await;
         let syncs = journal.iter().filter(|op| matches!(op, Op::Sync)).count();
         assert!(syncs >= 36, "{syncs} syncs for 36 writes");
         let mut opened = 0;
@@ -194,12 +200,7 @@ fn a_power_cut_at_any_moment_loses_nothing_that_was_acknowledged() {
 #[test]
 fn a_power_cut_while_the_last_one_is_repaired_loses_nothing_either() {
     runtime().block_on(async {
-        let fresh = Disk::default();
-        drop(Embedded::open_on(fresh.clone(), options()).unwrap());
-        let start = lock(&fresh.0).image.clone();
-        let disk = Disk::with(start.clone());
-        let acks = history(&disk).await;
-        let journal = lock(&disk.0).journal.clone();
+        let (start, acks, journal) = past().await;
         for cut in (0..=journal.len()).step_by(23) {
             let Some(first) = images(&start, &journal, cut).pop() else { continue };
             let repaired = Disk::with(first.clone());

@@ -6,7 +6,7 @@ use lasthop_agent::api::{Attach, Detach, LinkRequest};
 use lasthop_kernel::link::{self, Change, VethSpec};
 use lasthop_kernel::netlink::{Protocol, Socket};
 use lasthop_lab::netns;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -55,19 +55,8 @@ fn address(number: usize) -> Ipv4Addr {
 
 /// A request to attach a workload to a link that is there.
 pub(super) fn adopt(name: &str, ifname: &str, address: Ipv4Addr, mac: Option<String>) -> Attach {
-    Attach {
-        namespace: "default".to_owned(),
-        name: name.to_owned(),
-        link: LinkRequest::Adopt { ifname: ifname.to_owned() },
-        addresses: BTreeSet::from([address.into()]),
-        mac,
-        mtu: None,
-        labels: BTreeMap::new(),
-        allowed_sources: BTreeSet::new(),
-        profiles: None,
-        service_account: None,
-        ports: Vec::new(),
-    }
+    let link = LinkRequest::Adopt { ifname: ifname.to_owned() };
+    Attach { mac, ..Attach::new(name, link, BTreeSet::from([address.into()])) }
 }
 
 /// A request to detach a workload.
