@@ -102,7 +102,7 @@ impl Agent {
         let guarded = changes.policy.workloads.iter().chain(&changes.links).map(|link| format!("policy {link}"));
         let routes = changes.routes.iter().map(|prefix| format!("route {prefix}"));
         let neighbours = changes.neighbours.iter().map(|(link, address)| format!("neighbour {address} on {link}"));
-        let sysctls = changes.sysctls.iter().map(|key| format!("sysctl {}", key.0));
+        let sysctls = changes.sysctls.iter().map(|key| format!("sysctl {key}"));
         let sources = changes.sources.iter().map(|source| format!("source {} on {}", source.prefix, source.link));
         for object in links.chain(guarded).chain(routes).chain(neighbours).chain(sysctls).chain(sources) {
             self.pending.remove(&object);
@@ -214,7 +214,7 @@ impl Agent {
         let mut outcome = self.kernel.sync_sysctls(desired, scope(everything, &changes.sysctls));
         // That a link is absent is said once, of the link.
         outcome.pending.retain(|_, why| !matches!(why, Pending::LinkAbsent(_)));
-        self.count("sysctl", &outcome, |key| key.0.clone());
+        self.count("sysctl", &outcome, ToString::to_string);
         let desired = self.engine.desired();
         let outcome = self.kernel.sync_links(desired, scope(everything, &changes.links));
         closed.extend(outcome.failed.keys().cloned());

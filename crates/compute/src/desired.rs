@@ -1,5 +1,6 @@
 //! The shape of what a host ought to hold.
 
+use crate::{Sysctl, SysctlValue};
 use lasthop_bgp::config::{PeerConfig, SpeakerConfig};
 use lasthop_model::{EndpointKey, EndpointToHost};
 use lasthop_net::{IfName, Mac, Metric, Prefix};
@@ -21,8 +22,8 @@ pub struct Desired {
     pub metric: Metric,
     /// Permanent neighbour entries.
     pub neighbours: BTreeMap<(IfName, IpAddr), Mac>,
-    /// Kernel settings, by path under `/proc/sys`.
-    pub sysctls: BTreeMap<Sysctl, String>,
+    /// Kernel settings.
+    pub sysctls: BTreeMap<Sysctl, SysctlValue>,
     /// The addresses and prefixes that a workload link may use as source.
     pub sources: BTreeSet<Source>,
     /// What guards links by name prefix, also those that no endpoint is known for.
@@ -75,10 +76,6 @@ pub struct Source {
     /// The address or prefix.
     pub prefix: Prefix,
 }
-
-/// A kernel setting, as a path under `/proc/sys`, e.g. `net/ipv4/conf/lh0/proxy_arp`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Sysctl(pub String);
 
 /// The fixed skeleton's parameters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

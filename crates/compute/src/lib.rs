@@ -16,10 +16,12 @@ mod oracle;
 mod peers;
 mod policy;
 mod snapshot;
+mod sysctl;
 
-pub use desired::{BgpIntent, Changes, Desired, Finding, Guard, Link, Nat, PeerIntent, Route, Source, Sysctl};
+pub use desired::{BgpIntent, Changes, Desired, Finding, Guard, Link, Nat, PeerIntent, Route, Source};
 pub use engine::Engine;
 pub use lasthop_model::EndpointToHost;
 pub use link::{FIXED_HOST_MAC, host_sysctls, link_sysctls};
 pub use oracle::{desired, desired_policy};
 pub use snapshot::{Event, Snapshot};
+pub use sysctl::{Knob, Sysctl, SysctlValue};

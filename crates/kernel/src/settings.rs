@@ -6,7 +6,7 @@
 use crate::netlink::Received;
 use crate::reconcile::{Plan, Table};
 use crate::{Error, sysctl};
-use lasthop_compute::Sysctl;
+use lasthop_compute::{Knob, Sysctl, SysctlValue};
 use lasthop_net::IfName;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -19,8 +19,6 @@ const NETCONFA_IFINDEX: u16 = 1;
 const NETCONFA_FORWARDING: u16 = 2;
 const NETCONFA_RP_FILTER: u16 = 3;
 const NETCONFA_PROXY_NEIGH: u16 = 5;
-/// Folders that have one folder a link.
-const LINK_FOLDERS: [&str; 4] = ["net/ipv4/conf/", "net/ipv6/conf/", "net/ipv4/neigh/", "net/ipv6/neigh/"];
 
 /// The settings we keep.
 #[derive(Debug)]
@@ -28,30 +26,28 @@ pub(crate) struct Settings {
     /// Where former values are recorded; `None` keeps them in memory only.
     record: Option<PathBuf>,
     /// What settings were before we changed them.
-    former: BTreeMap<Sysctl, String>,
+    former: BTreeMap<Sysctl, SysctlValue>,
     /// Settings to read, whether we changed them or found them right.
     kept: BTreeSet<Sysctl>,
 }
 
-/// The link that a setting is about.
-pub(crate) fn link_of(setting: &Sysctl) -> Option<IfName> {
-    let rest = LINK_FOLDERS.iter().find_map(|folder| setting.0.strip_prefix(folder))?;
-    let name = rest.split('/').next()?;
-    (!matches!(name, "all" | "default")).then(|| name.parse().ok())?
+/// What a setting is now; `None` if there is none of this name, e.g. because its link is absent.
+pub(crate) fn read(setting: &Sysctl) -> Result<Option<SysctlValue>, Error> {
+    Ok(sysctl::read(&setting.to_string())?.map(|text| text.as_str().into()))
 }
 
 /// Settings among `of` that are about a link.
 pub(crate) fn of_link<V>(of: &BTreeMap<Sysctl, V>, link: &IfName) -> Vec<Sysctl> {
-    let folder = |folder: &str| {
-        let folder = format!("{folder}{link}/");
-        let range = of.range(Sysctl(folder.clone())..);
-        range.map(|(key, _)| key).take_while(|key| key.0.starts_with(&folder)).cloned().collect::<Vec<_>>()
-    };
-    LINK_FOLDERS.iter().flat_map(|name| folder(name)).collect()
+    let first = Sysctl::OfLink { link: link.clone(), knob: Knob::FIRST };
+    let is_its = |key: &&Sysctl| matches!(key, Sysctl::OfLink { link: other, .. } if other == link);
+    let known = of.range(first..).map(|(key, _)| key).take_while(is_its);
+    // Those that are known by their path alone are few.
+    let others = of.range(Sysctl::Path(Box::default())..).map(|(key, _)| key);
+    known.chain(others.filter(|key| key.link().as_ref() == Some(link))).cloned().collect()
 }
 
 /// Reads an `RTM_NEWNETCONF`: the link's index (negative: all, default), and what its settings are.
-pub(crate) fn parse_netconf(message: Received<'_>) -> Option<(i32, Vec<(&'static str, String)>)> {
+pub(crate) fn parse_netconf(message: Received<'_>) -> Option<(i32, Vec<(&'static str, SysctlValue)>)> {
     let &[family] = message.fixed::<1>()?;
     let names: &[(u16, &'static str)] = match i32::from(family) {
         libc::AF_INET => &[
@@ -66,7 +62,7 @@ pub(crate) fn parse_netconf(message: Received<'_>) -> Option<(i32, Vec<(&'static
     };
     let attributes = message.attributes(NETCONFMSG);
     let number = |kind| attributes.get(kind).and_then(|a| a.u32()).map(u32::cast_signed);
-    let values = names.iter().filter_map(|(kind, name)| Some((*name, number(*kind)?.to_string()))).collect();
+    let values = names.iter().filter_map(|(kind, name)| Some((*name, SysctlValue::Number(number(*kind)?)))).collect();
     Some((number(NETCONFA_IFINDEX)?, values))
 }
 
@@ -85,9 +81,9 @@ impl Settings {
     }
 
     /// Has this setting read from now on; its value, or `None` if there is no such setting now.
-    pub(crate) fn keep(&mut self, setting: &Sysctl) -> Result<Option<String>, Error> {
+    pub(crate) fn keep(&mut self, setting: &Sysctl) -> Result<Option<SysctlValue>, Error> {
         self.kept.insert(setting.clone());
-        sysctl::read(&setting.0)
+        read(setting)
     }
 
     /// The link is gone, its settings with it.
@@ -113,14 +109,18 @@ impl Settings {
     }
 
     /// Records what settings are before they are changed: as known, or as read.
-    fn remember(&mut self, settings: &[(Sysctl, String)], actual: &BTreeMap<Sysctl, String>) -> Result<(), Error> {
+    fn remember(
+        &mut self,
+        settings: &[(Sysctl, SysctlValue)],
+        actual: &BTreeMap<Sysctl, SysctlValue>,
+    ) -> Result<(), Error> {
         let mut lines = String::new();
         for (setting, _) in settings {
             if self.former.contains_key(setting) {
                 continue;
             }
             let known = actual.get(setting).cloned();
-            if let Some(value) = known.map_or_else(|| sysctl::read(&setting.0), |value| Ok(Some(value)))? {
+            if let Some(value) = known.map_or_else(|| read(setting), |value| Ok(Some(value)))? {
                 lines.push_str(&line((setting, &value)));
                 self.former.insert(setting.clone(), value);
             }
@@ -133,40 +133,40 @@ impl Settings {
     fn restore(&mut self, setting: &Sysctl) -> Result<(), Error> {
         self.kept.remove(setting);
         if let Some(value) = self.former.get(setting) {
-            sysctl::write_if_present(&setting.0, value)?;
+            sysctl::write_if_present(&setting.to_string(), &value.to_string())?;
             self.former.remove(setting);
         }
         Ok(())
     }
 }
 
-fn line((setting, value): (&Sysctl, &String)) -> String {
-    format!("{}={value}\n", setting.0)
+fn line((setting, value): (&Sysctl, &SysctlValue)) -> String {
+    format!("{setting}={value}\n")
 }
 
-fn parse_line(line: &str) -> Option<(Sysctl, String)> {
+fn parse_line(line: &str) -> Option<(Sysctl, SysctlValue)> {
     let (setting, value) = line.split_once('=')?;
-    Some((Sysctl(setting.to_owned()), value.to_owned()))
+    Some((Sysctl::at(setting), value.into()))
 }
 
 /// Settings of the whole host come first: the kernel spreads some of them over all links.
 fn rank(setting: &Sysctl) -> u8 {
-    match link_of(setting) {
-        None if setting.0.contains("/conf/") => 1,
-        None => 0,
-        Some(_) => 2,
+    match setting {
+        setting if setting.link().is_some() => 2,
+        Sysctl::Path(path) if path.contains("/conf/") => 1,
+        _ => 0,
     }
 }
 
 impl Table for Settings {
     type Key = Sysctl;
-    type Value = String;
+    type Value = SysctlValue;
 
-    fn read_back(&mut self) -> Result<BTreeMap<Sysctl, String>, Error> {
+    fn read_back(&mut self) -> Result<BTreeMap<Sysctl, SysctlValue>, Error> {
         let mut actual = BTreeMap::new();
         let keys: BTreeSet<Sysctl> = self.kept.iter().chain(self.former.keys()).cloned().collect();
         for setting in keys {
-            match sysctl::read(&setting.0)? {
+            match read(&setting)? {
                 Some(value) => {
                     actual.insert(setting, value);
                 }
@@ -180,8 +180,8 @@ impl Table for Settings {
 
     fn write(
         &mut self,
-        plan: &Plan<Sysctl, String>,
-        actual: &BTreeMap<Sysctl, String>,
+        plan: &Plan<Sysctl, SysctlValue>,
+        actual: &BTreeMap<Sysctl, SysctlValue>,
     ) -> Vec<(Sysctl, Result<(), Error>)> {
         let mut results: Vec<(Sysctl, Result<(), Error>)> =
             plan.remove.iter().map(|setting| (setting.clone(), self.restore(setting))).collect();
@@ -190,11 +190,11 @@ impl Table for Settings {
             results.extend(plan.upsert.iter().map(|(setting, _)| (setting.clone(), Err(error.clone()))));
             return results;
         }
-        let mut order: Vec<&(Sysctl, String)> = plan.upsert.iter().collect();
+        let mut order: Vec<&(Sysctl, SysctlValue)> = plan.upsert.iter().collect();
         order.sort_by_key(|(setting, _)| rank(setting));
         results.extend(order.into_iter().map(|(setting, value)| {
             self.kept.insert(setting.clone());
-            (setting.clone(), sysctl::write(&setting.0, value))
+            (setting.clone(), sysctl::write(&setting.to_string(), &value.to_string()))
         }));
         results
     }
@@ -205,19 +205,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_setting_tells_its_link() {
-        let link = |text: &str| link_of(&Sysctl(text.to_owned())).map(|name| name.to_string());
-        assert_eq!(link("net/ipv4/conf/lh0.1/proxy_arp").as_deref(), Some("lh0.1"));
-        assert_eq!(link("net/ipv6/neigh/tap0/proxy_delay").as_deref(), Some("tap0"));
-        for host in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", "net/ipv4/conf/default/rp_filter"] {
-            assert_eq!(link(host), None);
-        }
-        let keys = ["net/ipv4/conf/lh1/a", "net/ipv4/conf/lh10/a", "net/ipv6/conf/lh1/b", "net/ipv4/ip_forward"];
-        let map: BTreeMap<Sysctl, ()> = keys.iter().map(|key| (Sysctl((*key).to_owned()), ())).collect();
-        let of = of_link(&map, &"lh1".parse().unwrap());
-        assert_eq!(
-            of.iter().map(|key| key.0.as_str()).collect::<Vec<_>>(),
-            ["net/ipv4/conf/lh1/a", "net/ipv6/conf/lh1/b"]
-        );
+    fn the_settings_of_a_link_are_found_known_or_not() {
+        let keys = [
+            "net/ipv4/conf/lh1/forwarding",
+            "net/ipv4/conf/lh10/forwarding",
+            "net/ipv6/conf/lh1/former_knob",
+            "net/ipv6/neigh/lh1/proxy_delay",
+            "net/ipv4/ip_forward",
+        ];
+        let map: BTreeMap<Sysctl, ()> = keys.iter().map(|key| (Sysctl::at(key), ())).collect();
+        let of: BTreeSet<String> = of_link(&map, &"lh1".parse().unwrap()).iter().map(ToString::to_string).collect();
+        assert_eq!(of, BTreeSet::from([keys[0], keys[2], keys[3]].map(str::to_owned)));
     }
 }

@@ -15,8 +15,14 @@ impl fmt::Display for IfIndex {
 
 /// A link name as the kernel accepts it (`dev_valid_name` in net/core/dev.c): 1 to 15 bytes,
 /// not `.` or `..`, no `/`, `:` or white space. We also ask for printable ASCII.
+///
+/// Held in place: a host holds the names of its links many times.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct IfName(Box<str>);
+pub struct IfName {
+    /// Padded with zeros, so that the order is that of the text.
+    text: [u8; Self::LONGEST],
+    len: u8,
+}
 
 /// Why a text is not a link name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -24,10 +30,14 @@ pub struct IfName(Box<str>);
 pub struct ParseIfNameError(pub String);
 
 impl IfName {
+    /// The longest name (`IFNAMSIZ` without the closing NUL).
+    const LONGEST: usize = 15;
+
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        // Always ASCII, by construction.
+        std::str::from_utf8(&self.text[..usize::from(self.len)]).unwrap_or_default()
     }
 }
 
@@ -35,24 +45,26 @@ impl FromStr for IfName {
     type Err = ParseIfNameError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let fits = (1..=15).contains(&text.len()) && text != "." && text != "..";
-        if fits && text.bytes().all(|b| b.is_ascii_graphic() && b != b'/' && b != b':') {
-            Ok(Self(text.into()))
-        } else {
-            Err(ParseIfNameError(text.to_owned()))
+        let wrong = || ParseIfNameError(text.to_owned());
+        let fits = (1..=Self::LONGEST).contains(&text.len()) && text != "." && text != "..";
+        if !fits || !text.bytes().all(|b| b.is_ascii_graphic() && b != b'/' && b != b':') {
+            return Err(wrong());
         }
+        let mut name = Self { text: [0; Self::LONGEST], len: u8::try_from(text.len()).map_err(|_| wrong())? };
+        name.text[..text.len()].copy_from_slice(text.as_bytes());
+        Ok(name)
     }
 }
 
 impl fmt::Display for IfName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 
 impl fmt::Debug for IfName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 

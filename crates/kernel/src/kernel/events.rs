@@ -5,7 +5,7 @@ use crate::link::{self, Admin, LinkChange, LinkState};
 use crate::neighbours::{Entry, Neighbour};
 use crate::netlink::Received;
 use crate::routes::{RTM_DELNEXTHOP, RTM_NEWNEXTHOP};
-use crate::{settings, sysctl};
+use crate::settings;
 use lasthop_compute::Sysctl;
 use lasthop_net::{IfIndex, IfName, Prefix};
 use std::collections::BTreeSet;
@@ -46,7 +46,7 @@ impl KernelEvent {
         match self {
             Self::Route(prefix) => Some(format!("route {prefix}")),
             Self::Neighbour(link, address) => Some(format!("neighbour {address} on {link}")),
-            Self::Setting(setting) => Some(format!("setting {}", setting.0)),
+            Self::Setting(setting) => Some(format!("setting {setting}")),
             Self::Responder(link) => Some(format!("ARP responder on {link}")),
             Self::Nft => Some("nftables table inet lasthop".to_owned()),
             Self::Link { .. } | Self::Address(_) | Self::Rule | Self::Overrun => None,
@@ -246,16 +246,17 @@ impl Kernel {
             },
         };
         for (pattern, value) in values {
-            let mut keys = vec![Sysctl(pattern.replace('*', &link))];
-            if keys[0].0 == "net/ipv4/conf/all/forwarding" {
-                keys.push(Sysctl("net/ipv4/ip_forward".to_owned()));
+            let path = pattern.replace('*', &link);
+            let mut keys = vec![Sysctl::at(&path)];
+            if path == "net/ipv4/conf/all/forwarding" {
+                keys.push(Sysctl::at("net/ipv4/ip_forward"));
             }
             for key in keys {
                 // Our own writes are announced, too, and what was announced may have changed since.
                 if self.settings.actual().get(&key).is_none_or(|known| *known == value) {
                     continue;
                 }
-                if let Ok(now) = sysctl::read(&key.0)
+                if let Ok(now) = settings::read(&key)
                     && self.settings.observe(key.clone(), now)
                 {
                     self.queue.push_back(KernelEvent::Setting(key));

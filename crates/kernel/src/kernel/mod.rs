@@ -313,7 +313,7 @@ impl Kernel {
             if !absent.contains(key) {
                 return Want::Value(value.clone());
             }
-            match settings::link_of(key) {
+            match key.link() {
                 Some(link) => {
                     waiting.entry(link.clone()).or_default().settings.insert(key.clone());
                     Want::Pending(Pending::LinkAbsent(link))
@@ -409,7 +409,7 @@ impl Kernel {
             left.push(error.to_string());
         }
         let settings = self.sync_sysctls(&nothing, Scope::All);
-        left.extend(settings.failed.into_iter().map(|(key, error)| format!("setting {}: {error}", key.0)));
+        left.extend(settings.failed.into_iter().map(|(key, error)| format!("setting {key}: {error}")));
         for tidied in [self.settings.table_ref().tidy(), self.marks.table().tidy()] {
             left.extend(tidied.err().map(|error| error.to_string()));
         }

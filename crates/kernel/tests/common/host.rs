@@ -92,12 +92,12 @@ impl Wanted {
             self.0.sources.insert(Source { link: name(link), prefix: address.into() });
         }
         for setting in ["ipv4/conf/LINK/proxy_arp", "ipv4/conf/LINK/forwarding", "ipv6/conf/LINK/proxy_ndp"] {
-            self.0.sysctls.insert(Sysctl(format!("net/{}", setting.replace("LINK", link))), "1".to_owned());
+            self.0.sysctls.insert(Sysctl::at(&format!("net/{}", setting.replace("LINK", link))), "1".into());
         }
         for setting in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
-            self.0.sysctls.insert(Sysctl(setting.to_owned()), "1".to_owned());
+            self.0.sysctls.insert(Sysctl::at(setting), "1".into());
         }
-        self.0.sysctls.insert(Sysctl("net/ipv4/nexthop_compat_mode".to_owned()), "0".to_owned());
+        self.0.sysctls.insert(Sysctl::at("net/ipv4/nexthop_compat_mode"), "0".into());
         self
     }
 
