@@ -26,7 +26,7 @@ use lasthop_kernel::reconcile::Foreign;
 use lasthop_kernel::{Kernel, KernelConfig};
 use lasthop_model::policy::Policy;
 use lasthop_model::{EndpointKey, Key, Kind, Resource};
-use lasthop_net::{IfName, Prefix};
+use lasthop_net::{IfName, NextHops, Prefix};
 use lasthop_store::{Revision, Store};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -499,12 +499,12 @@ impl Agent {
             Heard::Learned(paths) => {
                 for (prefix, next_hops) in paths {
                     self.stale.remove(&prefix);
-                    self.engine.apply(Event::Learned { prefix, next_hops: next_hops.into_iter().collect() });
+                    self.engine.apply(Event::Learned { prefix, next_hops });
                 }
             }
             Heard::InSync => {
                 for prefix in std::mem::take(&mut self.stale) {
-                    self.engine.apply(Event::Learned { prefix, next_hops: BTreeSet::new() });
+                    self.engine.apply(Event::Learned { prefix, next_hops: NextHops::default() });
                 }
             }
             Heard::Withdrawn(number) => self.withdrawn(number),

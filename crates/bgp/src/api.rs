@@ -1,6 +1,6 @@
 //! What goes into a [`Speaker`](crate::Speaker) and what comes out of it: connections by number, octets, next hops.
 
-use lasthop_net::Prefix;
+use lasthop_net::{NextHops, Prefix};
 use std::fmt;
 use std::net::IpAddr;
 use std::ops::Deref;
@@ -169,7 +169,7 @@ pub enum Output {
         /// The prefix.
         prefix: Prefix,
         /// In ascending order, each once.
-        next_hops: Vec<IpAddr>,
+        next_hops: NextHops,
     },
     /// Once after the start: all peers that can be reached have told us everything, or the time for it is over.
     LearnedInSync,

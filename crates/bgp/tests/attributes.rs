@@ -10,7 +10,7 @@ use common::raw::{
 };
 use lasthop_bgp::config::{NextHop, PeerConfig, ReflectMode};
 use lasthop_bgp::{ConnId, Input, NotAdvertised, Origin, Start};
-use lasthop_net::{Asn, Family, Prefix};
+use lasthop_net::{Asn, Family, NextHops, Prefix};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -318,12 +318,12 @@ fn equal_paths_are_used_side_by_side_and_own_routes_do_not_hide_them() {
     };
     bench.send(a, &update(&[], &to([10, 99, 7, 2]), &nlri(&[route()])));
     bench.send(b, &update(&[], &to([10, 99, 7, 1]), &nlri(&[route()])));
-    let both: Vec<IpAddr> = vec![[10, 99, 7, 1].into(), [10, 99, 7, 2].into()];
+    let both: NextHops = [[10, 99, 7, 1].into(), [10, 99, 7, 2].into()].into_iter().collect();
     assert_eq!(bench.learned[&route()], both);
     own(&mut bench, &[route()]);
     assert_eq!(bench.learned[&route()], both);
     bench.send(a, &update(&nlri(&[route()]), &[], &[]));
-    assert_eq!(bench.learned[&route()], both[..1]);
+    assert_eq!(bench.learned[&route()][..], both[..1]);
 }
 
 #[test]

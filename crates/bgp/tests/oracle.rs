@@ -8,7 +8,7 @@ mod common;
 use common::raw::{Bench, RawAttributes, RawOpen, SUT, attribute, hex, message, nlri, passive, sut_config, update};
 use lasthop_bgp::config::ReflectMode;
 use lasthop_bgp::{ConnId, Input, Origin, PathSource, PathVerdict, Start};
-use lasthop_net::{Family, Prefix};
+use lasthop_net::{Family, NextHops, Prefix};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -163,7 +163,7 @@ impl Model {
         (alive.iter().min_by_key(|a| key(a)).map(|a| a.0), equal)
     }
 
-    fn learned(&self) -> BTreeMap<Prefix, Vec<IpAddr>> {
+    fn learned(&self) -> BTreeMap<Prefix, NextHops> {
         let mut out = BTreeMap::new();
         for prefix in prefixes() {
             let (_, equal) = self.choose(prefix);

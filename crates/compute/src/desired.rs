@@ -3,7 +3,7 @@
 use crate::{Sysctl, SysctlValue};
 use lasthop_bgp::config::{PeerConfig, SpeakerConfig};
 use lasthop_model::{EndpointKey, EndpointToHost};
-use lasthop_net::{IfName, Mac, Metric, Prefix};
+use lasthop_net::{IfName, Mac, Metric, NextHops, Prefix};
 use lasthop_policy::ir::{HostPolicy, PolicyChanges};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -61,7 +61,7 @@ pub enum Route {
     /// Through other hosts, protocol [`lasthop_net::RouteProtocol::LEARNED`]. Yields to a foreign route with the same prefix.
     Remote {
         /// One or more (equal) next hops.
-        next_hops: BTreeSet<IpAddr>,
+        next_hops: NextHops,
     },
     /// A pool's range where no host has the address: unreachable, so that it never loops to the default
     /// route. Protocol [`lasthop_net::RouteProtocol::LEARNED`]. Yields to a foreign route with the same prefix.

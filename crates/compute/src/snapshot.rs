@@ -4,9 +4,8 @@ use lasthop_model::{
     BgpConfiguration, BgpPeer, EndpointKey, IpPool, Key, Node, NodeName, Overlay, Resource, Settings, SettingsScope,
     WorkloadEndpoint,
 };
-use lasthop_net::Prefix;
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use lasthop_net::{NextHops, Prefix};
+use std::collections::BTreeMap;
 
 /// A change of what is known. Events may come coalesced, repeated, stale or as deletes of nothing: each
 /// carries the whole value, and nothing is concluded from their order.
@@ -31,7 +30,7 @@ pub enum Event {
         /// The prefix.
         prefix: Prefix,
         /// Equal next hops.
-        next_hops: BTreeSet<IpAddr>,
+        next_hops: NextHops,
     },
 }
 
@@ -51,7 +50,7 @@ pub struct Snapshot {
     /// Settings, by scope.
     pub overlays: BTreeMap<SettingsScope, Overlay>,
     /// Learned paths.
-    pub learned: BTreeMap<Prefix, BTreeSet<IpAddr>>,
+    pub learned: BTreeMap<Prefix, NextHops>,
     /// Quarantined resources.
     pub invalid: BTreeMap<Key, String>,
 }

@@ -4,7 +4,7 @@
 
 use lasthop_compute::{Changes, Desired, Engine, Event, Snapshot, desired};
 use lasthop_model::*;
-use lasthop_net::{Asn, IfName, Mac, Metric, Prefix};
+use lasthop_net::{Asn, IfName, Mac, Metric, NextHops, Prefix};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -236,7 +236,7 @@ fn a_local_workload_wins_over_a_learned_path_which_returns_when_it_goes() {
     use lasthop_compute::Route;
     let mut engine = Engine::new(me());
     let prefix: Prefix = "10.65.0.2".parse().unwrap();
-    let next_hops = BTreeSet::from(["172.31.0.2".parse().unwrap()]);
+    let next_hops = NextHops::from("172.31.0.2".parse::<IpAddr>().unwrap());
     engine.apply(Event::Learned { prefix, next_hops: next_hops.clone() });
     put(&mut engine, "a", "lh0", &["10.65.0.2"]);
     assert!(matches!(engine.desired().routes[&prefix], Route::Direct { .. }));

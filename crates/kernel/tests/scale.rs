@@ -39,7 +39,7 @@ fn hop(family: Family, n: u32) -> IpAddr {
 fn learned(wanted: &mut Wanted, family: Family, range: std::ops::Range<u32>, via: u32) -> BTreeSet<Prefix> {
     let keys: BTreeSet<Prefix> = range.map(|n| prefix(family, n)).collect();
     for key in &keys {
-        wanted.0.routes.insert(*key, Route::Remote { next_hops: [hop(family, via)].into() });
+        wanted.0.routes.insert(*key, Route::Remote { next_hops: hop(family, via).into() });
     }
     keys
 }
@@ -105,7 +105,7 @@ fn a_next_hop_under_ten_thousand_routes_moves_in_one_message() {
         let mut kernel = host.kernel();
         let mut wanted = Wanted::default();
         for n in 0..ROUTES {
-            let next_hops = ["198.51.100.7".parse().unwrap()].into();
+            let next_hops = "198.51.100.7".parse::<IpAddr>().unwrap().into();
             wanted.0.routes.insert(prefix(Family::V4, n), Route::Remote { next_hops });
         }
         kernel.sync_routes(&wanted.0, Scope::All);

@@ -12,7 +12,7 @@ use super::protocol::{Question, ToAgent, ToSpeaker};
 use super::socket;
 use lasthop_bgp::config::{PeerConfig, SpeakerConfig};
 use lasthop_bgp::{ConnId, Input, Origin, Output, Speaker, Start, StopMode};
-use lasthop_net::Prefix;
+use lasthop_net::{NextHops, Prefix};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -79,7 +79,7 @@ pub(super) struct Driver {
     next_accepted: u64,
     closing: JoinSet<()>,
     agent: Option<Link>,
-    learned: BTreeMap<Prefix, Vec<IpAddr>>,
+    learned: BTreeMap<Prefix, NextHops>,
     in_sync: InSync,
     listening: Option<Listening>,
     channels: Channels,

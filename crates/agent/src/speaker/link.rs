@@ -4,10 +4,9 @@ use super::connection::{Connection, Mark};
 use super::driver::Event;
 use super::protocol::{self, Frames, LearnedRoute, PeerState, ROUTES_PER_FRAME, ToAgent, ToSpeaker};
 use lasthop_bgp::Bytes;
-use lasthop_net::Prefix;
+use lasthop_net::{NextHops, Prefix};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -92,7 +91,7 @@ impl Link {
     }
 
     /// Tells what is untold, as far as the agent keeps up.
-    pub(super) fn tell(&mut self, learned: &BTreeMap<Prefix, Vec<IpAddr>>, in_sync: InSync) {
+    pub(super) fn tell(&mut self, learned: &BTreeMap<Prefix, NextHops>, in_sync: InSync) {
         while !self.untold.is_empty() && self.connection.has_room() {
             let mut routes: Vec<LearnedRoute> = Vec::new();
             while routes.len() < ROUTES_PER_FRAME

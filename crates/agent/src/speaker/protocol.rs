@@ -8,7 +8,7 @@
 mod mirror;
 
 use lasthop_bgp::config::{PeerConfig, SpeakerConfig};
-use lasthop_net::Prefix;
+use lasthop_net::{NextHops, Prefix};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -69,7 +69,7 @@ pub enum Question {
 }
 
 /// A learned prefix and the next hops of its best paths; none if it is gone.
-pub type LearnedRoute = (Prefix, Vec<IpAddr>);
+pub type LearnedRoute = (Prefix, NextHops);
 
 /// What the speaker says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,7 +5,7 @@ use lasthop_agent::config::Config;
 use lasthop_agent::speaker::protocol::ToSpeaker;
 use lasthop_agent::speaker::{Client, Event, OnStop, PeerState, Question, serve};
 use lasthop_bgp::config::{ConnectMode, NextHop, PeerConfig, ReflectMode, SpeakerConfig};
-use lasthop_net::{Asn, Family, Prefix};
+use lasthop_net::{Asn, Family, NextHops, Prefix};
 use lasthop_testkit::netns::{Host, Process};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -105,7 +105,7 @@ pub(crate) struct Agent {
     pub(crate) peers: Vec<PeerConfig>,
     pub(crate) own: BTreeSet<Prefix>,
     /// Learned routes, as an agent keeps them over a reconnect.
-    pub(crate) routes: BTreeMap<Prefix, Vec<IpAddr>>,
+    pub(crate) routes: BTreeMap<Prefix, NextHops>,
     heard_since_connect: BTreeSet<Prefix>,
     pub(crate) connects: usize,
     pub(crate) in_sync: bool,
@@ -236,7 +236,7 @@ impl Agent {
     /// Waits until a prefix is learned with exactly these next hops.
     pub(crate) fn learned(&mut self, text: &str, next_hops: &[&str]) -> Duration {
         let prefix: Prefix = text.parse().unwrap();
-        let next_hops: Vec<IpAddr> = next_hops.iter().map(|text| text.parse().unwrap()).collect();
+        let next_hops: NextHops = next_hops.iter().map(|text| text.parse().unwrap()).collect();
         self.wait(&format!("{text} via {next_hops:?}"), LIMIT, |agent| {
             agent.routes.get(&prefix).map_or(next_hops.is_empty(), |found| *found == next_hops)
         })

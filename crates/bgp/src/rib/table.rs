@@ -6,7 +6,7 @@ use crate::config::ReflectMode;
 use crate::peer::PeerId;
 use crate::reason::Refusal;
 use crate::wire::update::PeerKind;
-use lasthop_net::Prefix;
+use lasthop_net::{NextHops, Prefix};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -64,7 +64,7 @@ pub(crate) struct Outcome {
     /// What is advertised: the own route, else the best learned path.
     pub(crate) best: Option<(Arc<Attributes>, PeerId)>,
     /// Next hops of the best learned paths, ascending, each once.
-    pub(crate) next_hops: Vec<IpAddr>,
+    pub(crate) next_hops: NextHops,
 }
 
 impl Outcome {
@@ -100,13 +100,11 @@ pub(crate) fn outcome(entry: &Entry, sources: &Sources) -> Outcome {
     let choice = choose(&entry.paths, |id| sources.get(&id), |_, _| {});
     let path = |place: usize| entry.paths.get(place);
     let best = choice.best.and_then(path);
-    let mut next_hops: Vec<IpAddr> = if choice.equal.is_empty() {
+    let next_hops = if choice.equal.is_empty() {
         best.map(|path| path.attributes.next_hop).into_iter().collect()
     } else {
         choice.equal.iter().filter_map(|place| path(*place)).map(|path| path.attributes.next_hop).collect()
     };
-    next_hops.sort_unstable();
-    next_hops.dedup();
     let best = match &entry.own {
         Some(own) => Some((Arc::clone(own), PeerId::LOCAL)),
         None => best.map(|path| (Arc::clone(&path.attributes), path.source)),

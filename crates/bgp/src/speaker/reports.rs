@@ -122,7 +122,7 @@ impl Speaker {
             prefix,
             paths: self.paths(Some(prefix)),
             advertised: advertised.collect(),
-            next_hops: if self.restart.is_deferring() { Vec::new() } else { outcome.next_hops },
+            next_hops: if self.restart.is_deferring() { Vec::new() } else { outcome.next_hops.to_vec() },
         }
     }
 

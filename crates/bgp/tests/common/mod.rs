@@ -7,7 +7,7 @@ pub mod raw;
 
 use lasthop_bgp::config::{ConnectMode, NextHop, PeerConfig, ReflectMode, SpeakerConfig};
 use lasthop_bgp::{ConnId, Input, Origin, Output, PeerState, Speaker, Start, StopMode};
-use lasthop_net::{Asn, Family, Prefix};
+use lasthop_net::{Asn, Family, NextHops, Prefix};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
@@ -60,7 +60,7 @@ pub struct Node {
     pub peers: BTreeMap<IpAddr, PeerConfig>,
     pub own: BTreeSet<Prefix>,
     /// What the agent holds: learned routes survive the speaker.
-    pub learned: BTreeMap<Prefix, Vec<IpAddr>>,
+    pub learned: BTreeMap<Prefix, NextHops>,
     pub in_sync: usize,
     /// Learned prefixes that went away at any moment, since the test last cleared it.
     pub lost: Vec<Prefix>,
@@ -349,11 +349,11 @@ impl Net {
                         Family::V4 => owner.address,
                         Family::V6 => v6_of(other).into(),
                     };
-                    expect.insert(*prefix, vec![hop]);
+                    expect.insert(*prefix, NextHops::from(hop));
                 }
             }
-            let missing: Vec<_> = expect.iter().filter(|(p, hops)| node.learned.get(p) != Some(hops)).collect();
-            let wrong: Vec<_> = node.learned.iter().filter(|(p, hops)| expect.get(p) != Some(hops)).collect();
+            let missing: Vec<_> = expect.iter().filter(|(p, hops)| node.learned.get(p) != Some(*hops)).collect();
+            let wrong: Vec<_> = node.learned.iter().filter(|(p, hops)| expect.get(p) != Some(*hops)).collect();
             assert!(missing.is_empty() && wrong.is_empty(), "node {index} lacks {missing:?} and has {wrong:?}");
         }
     }

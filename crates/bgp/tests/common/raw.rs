@@ -3,7 +3,7 @@
 use super::{config, peer};
 use lasthop_bgp::config::{ConnectMode, PeerConfig, ReflectMode, SpeakerConfig};
 use lasthop_bgp::{ConnId, Input, Output, Speaker, Start};
-use lasthop_net::{Asn, Family, Prefix};
+use lasthop_net::{Asn, Family, NextHops, Prefix};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
@@ -198,7 +198,7 @@ pub struct Bench {
     pub speaker: Speaker,
     pub now: Instant,
     pub seen: BTreeMap<ConnId, Seen>,
-    pub learned: BTreeMap<Prefix, Vec<IpAddr>>,
+    pub learned: BTreeMap<Prefix, NextHops>,
     pub dialled: Vec<(ConnId, IpAddr, Instant)>,
     pub in_sync: usize,
     accepted: u64,

@@ -20,11 +20,11 @@ use crate::neighbours::{Neighbour, Neighbours};
 use crate::netlink::{Message, Protocol, Socket};
 use crate::reconcile::{Outcome, Pending, Reconciler, Scope, Want};
 use crate::routes::{NextHop, OwnRoute, RTM_DELNEXTHOP, RouteEntry, Routes, Shape};
-use crate::settings::{self, Settings};
+use crate::settings::Settings;
 use forget::Forgetter;
 use guard::Guards;
 use lasthop_compute::{Desired, Link, Route, Sysctl};
-use lasthop_net::{IfName, Prefix};
+use lasthop_net::{IfName, NextHops, Prefix};
 use nix::errno::Errno;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
@@ -170,7 +170,7 @@ impl Kernel {
 
     /// Our learned routes as they are in place, with the gateways they lead through: what an earlier run left.
     #[must_use]
-    pub fn learned_routes(&self) -> BTreeMap<Prefix, BTreeSet<IpAddr>> {
+    pub fn learned_routes(&self) -> BTreeMap<Prefix, NextHops> {
         let objects = self.routes.next_hops();
         let gateway = |id: &u32| match objects.get(id) {
             Some(NextHop::Single(egress)) => Some(egress.gateway),
@@ -178,7 +178,7 @@ impl Kernel {
         };
         let gateways = |id: &u32| match objects.get(id) {
             Some(NextHop::Group(members)) => members.iter().filter_map(gateway).collect(),
-            _ => gateway(id).into_iter().collect::<BTreeSet<IpAddr>>(),
+            _ => gateway(id).into_iter().collect::<NextHops>(),
         };
         let learned = self.routes.actual().iter().filter_map(|(prefix, route)| match route.shape {
             Shape::Via { next_hop } => Some((*prefix, gateways(&next_hop))),

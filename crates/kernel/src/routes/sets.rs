@@ -5,7 +5,7 @@
 //! Pure: what a lookup gave is passed in.
 
 use super::nexthop::{Egress, IDS, NextHop};
-use lasthop_net::Prefix;
+use lasthop_net::{NextHops, Prefix};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -18,7 +18,7 @@ pub(super) type Unreachable = (IpAddr, String);
 
 #[derive(Debug)]
 struct Set {
-    members: BTreeSet<IpAddr>,
+    members: NextHops,
     users: BTreeSet<Prefix>,
     /// The group's object; sets of one use their member's.
     id: Option<u32>,
@@ -49,7 +49,7 @@ pub(super) struct InPlace<'a> {
 /// Next hops, sets of them, and which route uses which.
 #[derive(Debug, Default)]
 pub(super) struct Sets {
-    numbers: BTreeMap<BTreeSet<IpAddr>, SetId>,
+    numbers: BTreeMap<NextHops, SetId>,
     sets: BTreeMap<SetId, Set>,
     hops: BTreeMap<IpAddr, Hop>,
     assigned: BTreeMap<Prefix, SetId>,
@@ -64,7 +64,7 @@ pub(super) struct Sets {
 
 impl Sets {
     /// Has the route to `prefix` use these next hops, or none. New next hops must be given a way by [`Self::set_egress`].
-    pub(super) fn assign(&mut self, prefix: Prefix, next_hops: Option<&BTreeSet<IpAddr>>) {
+    pub(super) fn assign(&mut self, prefix: Prefix, next_hops: Option<&NextHops>) {
         let new = next_hops.filter(|hops| !hops.is_empty()).map(|hops| self.set_of(hops));
         let old = match new {
             Some(new) => self.assigned.insert(prefix, new),
@@ -81,7 +81,7 @@ impl Sets {
         }
     }
 
-    fn set_of(&mut self, hops: &BTreeSet<IpAddr>) -> SetId {
+    fn set_of(&mut self, hops: &NextHops) -> SetId {
         if let Some(number) = self.numbers.get(hops) {
             return *number;
         }
@@ -89,7 +89,7 @@ impl Sets {
         self.next_set = self.next_set.wrapping_add(1);
         self.numbers.insert(hops.clone(), number);
         self.sets.insert(number, Set { members: hops.clone(), users: BTreeSet::new(), id: None });
-        for hop in hops {
+        for hop in hops.iter() {
             let unknown = || Hop { id: None, egress: Err("not looked up yet".to_owned()), sets: BTreeSet::new() };
             self.hops.entry(*hop).or_insert_with(unknown).sets.insert(number);
         }
@@ -108,7 +108,7 @@ impl Sets {
         self.numbers.remove(&set.members);
         self.fresh.remove(&number);
         let mut ids: Vec<u32> = set.id.into_iter().collect();
-        for member in &set.members {
+        for member in set.members.iter() {
             let Some(hop) = self.hops.get_mut(member) else { continue };
             hop.sets.remove(&number);
             if hop.sets.is_empty() {
@@ -129,7 +129,7 @@ impl Sets {
 
     /// Next hops of sets that are new.
     pub(super) fn fresh_hops(&self) -> BTreeSet<IpAddr> {
-        self.fresh.iter().filter_map(|number| self.sets.get(number)).flat_map(|set| set.members.clone()).collect()
+        self.fresh.iter().filter_map(|number| self.sets.get(number)).flat_map(|set| set.members.to_vec()).collect()
     }
 
     /// All next hops.
@@ -257,7 +257,7 @@ impl Sets {
         let number = *self.assigned.get(&prefix)?;
         let set = self.sets.get(&number)?;
         let mut trouble = None;
-        for member in &set.members {
+        for member in set.members.iter() {
             let hop = self.hops.get(member)?;
             match &hop.egress {
                 Ok(_) => return Some(Ok(set.id.or(hop.id)?)),

@@ -1,9 +1,10 @@
 //! How the types of `lasthop_net` and `lasthop_bgp` look on the wire; they themselves know nothing of serde.
 
 use lasthop_bgp::config::{ConnectMode, NextHop, PeerConfig, ReflectMode, SpeakerConfig};
-use lasthop_net::{Asn, Family, Prefix};
+use lasthop_net::{Asn, Family, NextHops, Prefix};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
@@ -125,21 +126,41 @@ pub(in crate::speaker) mod prefixes {
     }
 }
 
+/// Next hops, of which there is nearly always one: read without a list in between.
+struct HopsItem(NextHops);
+
+impl<'de> Deserialize<'de> for HopsItem {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        input.deserialize_seq(HopsVisitor).map(Self)
+    }
+}
+
+struct HopsVisitor;
+
+impl<'de> de::Visitor<'de> for HopsVisitor {
+    type Value = NextHops;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("next hops")
+    }
+
+    fn visit_seq<A: de::SeqAccess<'de>>(self, mut hops: A) -> Result<NextHops, A::Error> {
+        std::iter::from_fn(|| hops.next_element::<IpAddr>().transpose()).collect()
+    }
+}
+
 pub(super) mod routes {
     use super::*;
 
-    pub(in super::super) fn serialize<S: Serializer>(
-        list: &[(Prefix, Vec<IpAddr>)],
-        out: S,
-    ) -> Result<S::Ok, S::Error> {
-        out.collect_seq(list.iter().map(|(prefix, next_hops)| (PrefixItem(*prefix), next_hops)))
+    pub(in super::super) fn serialize<S: Serializer>(list: &[(Prefix, NextHops)], out: S) -> Result<S::Ok, S::Error> {
+        out.collect_seq(list.iter().map(|(prefix, next_hops)| (PrefixItem(*prefix), &next_hops[..])))
     }
 
     pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
         input: D,
-    ) -> Result<Vec<(Prefix, Vec<IpAddr>)>, D::Error> {
-        let list = Vec::<(PrefixItem, Vec<IpAddr>)>::deserialize(input)?;
-        Ok(list.into_iter().map(|(prefix, next_hops)| (prefix.0, next_hops)).collect())
+    ) -> Result<Vec<(Prefix, NextHops)>, D::Error> {
+        let list = Vec::<(PrefixItem, HopsItem)>::deserialize(input)?;
+        Ok(list.into_iter().map(|(prefix, next_hops)| (prefix.0, next_hops.0)).collect())
     }
 }
 

@@ -90,6 +90,8 @@ proptest! {
 
     #[test]
     fn learned_routes_survive(routes in prop::collection::vec((prefix(), prop::collection::vec(any::<IpAddr>(), 0..4)), 0..50)) {
+        let routes: Vec<LearnedRoute> =
+            routes.into_iter().map(|(prefix, hops)| (prefix, hops.into_iter().collect())).collect();
         let mut bytes = Vec::new();
         encode(&ToAgent::Learned(routes.clone()), &mut bytes).unwrap();
         let mut frames = Frames::default();
@@ -125,7 +127,9 @@ fn a_message_beyond_the_limit_is_not_sent_and_leaves_nothing_behind() {
 #[test]
 fn ten_thousand_learned_routes_cost_little() {
     let routes: Vec<LearnedRoute> = (0..10_000u32)
-        .map(|i| (Prefix::host(IpAddr::from((0x0a41_0000 + i).to_be_bytes())), vec!["172.18.203.126".parse().unwrap()]))
+        .map(|i| {
+            (Prefix::host(IpAddr::from((0x0a41_0000 + i).to_be_bytes())), IpAddr::from([172, 18, 203, 126]).into())
+        })
         .collect();
     let start = std::time::Instant::now();
     let mut frames = Frames::default();

@@ -13,7 +13,7 @@ fn egress(n: u8) -> Egress {
     Egress { gateway: ip(n), link: IfIndex(2) }
 }
 
-fn set(hops: &[u8]) -> BTreeSet<IpAddr> {
+fn set(hops: &[u8]) -> NextHops {
     hops.iter().map(|n| ip(*n)).collect()
 }
 
@@ -41,7 +41,7 @@ fn routes_with_the_same_next_hops_share_an_object() {
         sets.assign(prefix(n), Some(&set(&[2])));
     }
     sets.assign(prefix(4), Some(&set(&[2, 3])));
-    assert_eq!(sets.fresh_hops(), set(&[2, 3]));
+    assert_eq!(sets.fresh_hops(), set(&[2, 3]).iter().copied().collect());
     assert_eq!(sets.set_egress(ip(2), Ok(egress(2))).len(), 4);
     sets.number(nothing(), |_| None);
     let object = |sets: &Sets, n| sets.object(prefix(n)).unwrap().unwrap();
