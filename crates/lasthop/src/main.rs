@@ -2,6 +2,7 @@
 //! `workload`), resources (`get`, `apply`, …) and the lab. One file a command, under [`commands`]; this file only
 //! says which there are.
 
+mod cluster;
 mod commands;
 mod connect;
 mod documents;
@@ -23,6 +24,8 @@ Examples:
   lasthop apply -f pools.yaml                         change resources in the store
   lasthop status                                      this host on one screen
   lasthop bgp why 10.65.0.21/32                       why this path, and who is told of it
+  lasthop explain --from web --to db --port 5432      what becomes of a packet, and why
+  lasthop policy plan -f manifests/                   who gains or loses what, before it bites
   lasthop lab up                                      three hosts and a route reflector, on this machine";
 
 const EXIT_CODES: &str = "\
@@ -60,6 +63,8 @@ enum Command {
     Replace(commands::change::Replace),
     Delete(commands::delete::Args),
     Validate(commands::validate::Args),
+    Explain(commands::explain::Args),
+    Policy(commands::policy::Args),
     Agent(commands::agent::Args),
     RemoveAll(commands::remove_all::Args),
     Server(commands::server::Args),
@@ -93,6 +98,8 @@ fn run(context: &connect::Context, command: Command) -> Outcome {
         Command::Replace(args) => commands::change::run(context, Verb::Replace, args),
         Command::Delete(args) => commands::delete::run(context, args),
         Command::Validate(args) => commands::validate::run(&args),
+        Command::Explain(args) => commands::explain::run(context, &args),
+        Command::Policy(args) => commands::policy::run(context, args),
         Command::RemoveAll(args) => commands::remove_all::run(context, &args),
         Command::Agent(args) => commands::agent::run(context, &args),
         Command::Server(args) => commands::server::run(context, &args),

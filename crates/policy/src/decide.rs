@@ -4,7 +4,7 @@
 
 use crate::ir::{
     Action, Digest, Direction, End, Force, HostPolicy, Icmp, Member, Owner, Ports, Program, ProgramId, Rule, SetId,
-    Side, Stack, StepName, TierDefault,
+    SetKind, Side, Stack, StepName, TierDefault,
 };
 use lasthop_net::{Family, Prefix};
 use std::collections::BTreeSet;
@@ -156,7 +156,8 @@ const NEAREST: usize = 3;
 /// Decides about a packet at one endpoint in one direction.
 #[must_use]
 pub fn decide(stack: &Stack, known: &impl Knowledge, packet: &Packet) -> Decision {
-    let mut walk = Walk { known, packet, passed: Vec::new(), logged: Vec::new(), staged: Vec::new(), near: Vec::new() };
+    let mut walk =
+        Walk { known, packet, passed: Vec::new(), logged: Vec::new(), staged: Vec::new(), missed: Vec::new() };
     for step in &stack.steps {
         match walk.step(&step.programs) {
             Said::Final(verdict, rule) => return walk.finish(verdict, Cause::Rule(rule)),
@@ -193,10 +194,11 @@ struct Walk<'a, K> {
     passed: Vec<RuleName>,
     logged: Vec<RuleName>,
     staged: Vec<(RuleName, Action)>,
-    near: Vec<NearMiss>,
+    /// Rules that would have allowed the packet and do not match.
+    missed: Vec<(&'a Program, usize)>,
 }
 
-impl<K: Knowledge> Walk<'_, K> {
+impl<'a, K: Knowledge> Walk<'a, K> {
     fn step(&mut self, programs: &[ProgramId]) -> Said {
         for id in programs {
             // A program that is not there is not known to allow anything.
@@ -221,15 +223,14 @@ impl<K: Knowledge> Walk<'_, K> {
     }
 
     /// The first rule with a final action that matches.
-    fn first_match(&mut self, program: &Program) -> Option<(usize, Action)> {
+    fn first_match(&mut self, program: &'a Program) -> Option<(usize, Action)> {
         for (index, rule) in program.rules.iter().enumerate() {
-            let differences = differences(rule, self.packet, self.known);
-            match (differences.is_empty(), rule.action) {
+            match (matches(rule, self.packet, self.known), rule.action) {
                 (true, Action::Log) if program.force == Force::Enforced => self.logged.push(name(program, index)),
                 (true, Action::Log) => {}
                 (true, action) => return Some((index, action)),
                 (false, Action::Allow) if program.force == Force::Enforced => {
-                    self.near.push(NearMiss { differences, rule: name(program, index) });
+                    self.missed.push((program, index));
                 }
                 (false, _) => {}
             }
@@ -237,14 +238,17 @@ impl<K: Knowledge> Walk<'_, K> {
         None
     }
 
-    fn finish(mut self, verdict: Verdict, by: Cause) -> Decision {
+    fn finish(self, verdict: Verdict, by: Cause) -> Decision {
+        let mut near = Vec::new();
         if verdict == Verdict::Deny && !matches!(by, Cause::Rule(_)) {
-            self.near.sort_by_key(|miss| miss.differences.len());
-            self.near.truncate(NEAREST);
-        } else {
-            self.near.clear();
+            near.extend(self.missed.iter().map(|(program, index)| NearMiss {
+                differences: differences(&program.rules[*index], self.packet, self.known),
+                rule: name(program, *index),
+            }));
+            near.sort_by_key(|miss| miss.differences.len());
+            near.truncate(NEAREST);
         }
-        let Self { passed, logged, staged, near, .. } = self;
+        let Self { passed, logged, staged, .. } = self;
         Decision { verdict, by, passed, logged, staged, near }
     }
 }
@@ -281,33 +285,51 @@ impl Transport {
     }
 }
 
-/// What a rule asks for and a packet has not; nothing: the rule matches.
+/// What a rule asks for and a packet has not.
 fn differences(rule: &Rule, packet: &Packet, known: &impl Knowledge) -> Vec<Difference> {
     let mut found = Vec::new();
+    compare(rule, packet, known, &mut |field, words| {
+        let (wanted, was) = words();
+        found.push(Difference { field, wanted, was });
+    });
+    found
+}
+
+/// Whether there is no difference.
+fn matches(rule: &Rule, packet: &Packet, known: &impl Knowledge) -> bool {
+    let mut same = true;
+    compare(rule, packet, known, &mut |_, _| same = false);
+    same
+}
+
+/// Is told of each difference: the field, and on demand what is wanted and what was.
+type See<'a> = dyn FnMut(&'static str, &dyn Fn() -> (String, String)) + 'a;
+
+/// Looks for what a rule asks for and a packet has not; nothing: the rule matches.
+fn compare(rule: &Rule, packet: &Packet, known: &impl Knowledge, see: &mut See<'_>) {
     let protocol = packet.transport.protocol();
-    let mut differ = |field, wanted: String, was: String| found.push(Difference { field, wanted, was });
-    if rule.family.is_some_and(|family| family != packet.family()) {
+    if let Some(wanted) = rule.family.filter(|family| *family != packet.family()) {
         let version = |family| match family {
             Family::V4 => "4".to_owned(),
             Family::V6 => "6".to_owned(),
         };
-        differ("ipVersion", rule.family.map(version).unwrap_or_default(), version(packet.family()));
+        see("ipVersion", &|| (version(wanted), version(packet.family())));
     }
     if let Some(wanted) = rule.protocol.filter(|wanted| *wanted != protocol) {
-        differ("protocol", protocol_name(wanted), protocol_name(protocol));
+        see("protocol", &|| (protocol_name(wanted), protocol_name(protocol)));
     }
     if rule.not_protocol == Some(protocol) {
-        differ("notProtocol", format!("not {}", protocol_name(protocol)), protocol_name(protocol));
+        see("notProtocol", &|| (format!("not {}", protocol_name(protocol)), protocol_name(protocol)));
     }
     let is = |icmp: Icmp| match packet.transport {
         Transport::Icmp { kind, code, .. } => icmp.kind == kind && icmp.code.is_none_or(|wanted| wanted == code),
         _ => false,
     };
     if let Some(icmp) = rule.icmp.filter(|icmp| !is(*icmp)) {
-        differ("icmp", in_words(icmp), packet.transport.to_string());
+        see("icmp", &|| (in_words(icmp), packet.transport.to_string()));
     }
     if let Some(icmp) = rule.not_icmp.filter(|icmp| is(*icmp)) {
-        differ("notICMP", format!("not {}", in_words(icmp)), packet.transport.to_string());
+        see("notICMP", &|| (format!("not {}", in_words(icmp)), packet.transport.to_string()));
     }
     let ports = match packet.transport {
         Transport::Ports { source, destination, .. } => (Some(source), Some(destination)),
@@ -315,9 +337,8 @@ fn differences(rule: &Rule, packet: &Packet, known: &impl Knowledge) -> Vec<Diff
     };
     let source = Half { address: packet.source, protocol, port: ports.0, fields: &SOURCE };
     let destination = Half { address: packet.destination, protocol, port: ports.1, fields: &DESTINATION };
-    source.differences(&rule.source, known, &mut found);
-    destination.differences(&rule.destination, known, &mut found);
-    found
+    source.compare(&rule.source, known, see);
+    destination.compare(&rule.destination, known, see);
 }
 
 /// Names of the fields of one side of a rule: nets, notNets, selector, notSelector, ports, notPorts.
@@ -342,28 +363,27 @@ struct Half<'a> {
 }
 
 impl Half<'_> {
-    fn differences(&self, side: &Side, known: &impl Knowledge, found: &mut Vec<Difference>) {
+    fn compare(&self, side: &Side, known: &impl Knowledge, see: &mut See<'_>) {
         let [nets, not_nets, selector, not_selector, ports, not_ports] = *self.fields;
         let was = || self.address.to_string();
         let port = || self.port.map_or_else(|| "none".to_owned(), |port| port.to_string());
-        let mut differ = |field, wanted: String, was: String| found.push(Difference { field, wanted, was });
         if let Some(wanted) = side.nets.as_ref().filter(|wanted| !contains(wanted, self.address)) {
-            differ(nets, one_of(wanted), was());
+            see(nets, &|| (one_of(wanted), was()));
         }
         if contains(&side.not_nets, self.address) {
-            differ(not_nets, format!("not {}", one_of(&side.not_nets)), was());
+            see(not_nets, &|| (format!("not {}", one_of(&side.not_nets)), was()));
         }
         for set in side.within.iter().filter(|set| !known.has_address(**set, self.address)) {
-            differ(selector, known.describe(*set), was());
+            see(selector, &|| (known.describe(*set), was()));
         }
         for set in side.not_within.iter().filter(|set| known.has_address(**set, self.address)) {
-            differ(not_selector, format!("not {}", known.describe(*set)), was());
+            see(not_selector, &|| (format!("not {}", known.describe(*set)), was()));
         }
         if let Some(wanted) = side.ports.as_ref().filter(|wanted| !self.is_in(wanted, known)) {
-            differ(ports, ports_in_words(wanted, known), port());
+            see(ports, &|| (ports_in_words(wanted, known), port()));
         }
         if let Some(refused) = side.not_ports.as_ref().filter(|refused| self.is_in(refused, known)) {
-            differ(not_ports, format!("not {}", ports_in_words(refused, known)), port());
+            see(not_ports, &|| (format!("not {}", ports_in_words(refused, known)), port()));
         }
     }
 
@@ -372,6 +392,12 @@ impl Half<'_> {
         ports.ranges.iter().any(|range| range.bounds().contains(&port))
             || ports.sets.iter().any(|set| known.has_port(*set, (self.address, self.protocol, port)))
     }
+}
+
+/// The prefixes that hold an address, the longest first, of at least this length.
+pub(crate) fn prefixes_of(address: IpAddr, shortest: u8) -> impl Iterator<Item = Prefix> {
+    let host = Prefix::host(address);
+    (shortest..=host.len()).rev().filter_map(move |len| Prefix::new(host.address(), len))
 }
 
 fn contains(nets: &BTreeSet<Prefix>, address: IpAddr) -> bool {
@@ -421,8 +447,8 @@ impl Knowledge for HostPolicy {
 
     fn has_address(&self, set: SetId, address: IpAddr) -> bool {
         let Some(set) = self.sets.get(&set) else { return false };
-        set.members.contains(&Member::Net(Prefix::host(address)))
-            || set.members.iter().any(|member| matches!(member, Member::Net(net) if net.contains(address)))
+        let shortest = if set.kind == SetKind::Nets { 0 } else { Prefix::host(address).len() };
+        prefixes_of(address, shortest).any(|net| set.members.contains(&Member::Net(net)))
     }
 
     fn has_port(&self, set: SetId, (address, protocol, port): (IpAddr, u8, u16)) -> bool {

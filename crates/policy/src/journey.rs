@@ -17,7 +17,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 /// Where a packet comes from or goes to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Party {
     /// A workload.
     Workload(EndpointKey),
@@ -45,8 +45,8 @@ pub struct Site {
 /// All hosts, ready to be asked about packets.
 #[derive(Debug)]
 pub struct Network<'a> {
-    world: &'a World,
-    hosts: BTreeMap<NodeName, (Site, Host)>,
+    pub(crate) world: &'a World,
+    pub(crate) hosts: BTreeMap<NodeName, (Site, Host)>,
 }
 
 /// A place where a packet was judged.
@@ -136,6 +136,11 @@ impl<'a> Network<'a> {
             (node, (site, host))
         };
         Self { world, hosts: sites.into_iter().map(host).collect() }
+    }
+
+    /// The hosts.
+    pub fn nodes(&self) -> impl Iterator<Item = &NodeName> {
+        self.hosts.keys()
     }
 
     /// Where a packet goes, and what becomes of it.

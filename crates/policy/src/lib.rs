@@ -10,6 +10,7 @@
 
 pub mod compile;
 pub mod decide;
+pub mod difference;
 pub mod ir;
 pub mod journey;
 pub mod labels;

@@ -4,6 +4,7 @@
 pub(crate) mod bgp;
 mod host_routes;
 mod paint;
+mod policy;
 mod resources;
 mod routes;
 mod sheet;
@@ -13,6 +14,7 @@ mod workloads;
 
 pub(crate) use host_routes::{host_routes, merge};
 pub(crate) use paint::{Paint, Tone};
+pub(crate) use policy::{Explanation, TestResult, changes, results};
 pub(crate) use resources::{Deed, Done, change, deeds, resources, yaml_documents};
 pub(crate) use routes::routes;
 pub(crate) use sheet::{Cell, Sheet};
