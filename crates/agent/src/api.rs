@@ -37,6 +37,8 @@ pub enum Request {
     Status,
     /// The routes of this host, wanted and present: answers a list of [`RouteState`].
     Routes,
+    /// The rules that are in force on this host, and what they have counted: answers a list of [`RuleState`].
+    PolicyRules,
     /// The speaker's peers, as its own JSON.
     BgpPeers,
     /// The speaker's paths, all or of one prefix, as its own JSON.
@@ -394,4 +396,28 @@ pub enum Code {
     Unavailable,
     /// The caller speaks another version.
     Version,
+}
+
+/// A rule that is in force on this host, and what it has counted since it was last written.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleState {
+    /// What the kernel calls it: `<program>:<index>`, as in packets that it denies.
+    pub id: String,
+    /// Whose it is: `NetworkPolicy/default/web`, `Profile/kns.default`.
+    pub owner: String,
+    /// Its tier, if it is a policy's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tier: Option<String>,
+    /// `ingress` or `egress`.
+    pub direction: String,
+    /// Its index in the resource's list.
+    pub index: usize,
+    /// `Allow`, `Deny`, `Pass` or `Log`.
+    pub action: String,
+    /// Whether it is only counted.
+    pub staged: bool,
+    /// Packets: the first ones of connections, and those of none.
+    pub packets: u64,
+    /// Bytes of those.
+    pub bytes: u64,
 }

@@ -12,6 +12,7 @@ use lasthop_kernel::nft::{PolicyKey, PolicyScope};
 use lasthop_kernel::reconcile::{Outcome, Pending, Scope};
 use lasthop_net::{IfName, Prefix};
 use lasthop_policy::ir::PolicyChanges;
+use lasthop_policy::world::Interfaces;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -68,22 +69,25 @@ impl Agent {
     /// whenever everything is.
     fn survey(&mut self) {
         let again = matches!(self.look, Look::Everything | Look::Again);
-        if !self.engine.needs_interfaces() || !(again || std::mem::take(&mut self.links_changed)) {
-            return;
+        if self.engine.needs_interfaces() && (again || std::mem::take(&mut self.links_changed)) {
+            let interfaces = self.own_interfaces();
+            self.engine.set_interfaces(interfaces);
         }
-        let desired = self.engine.desired();
-        let own = |name: &IfName| !desired.guard.link_prefixes.iter().any(|prefix| name.as_str().starts_with(prefix));
+    }
+
+    /// The host's own interfaces, that is, those that are no workload's, and their addresses.
+    pub(crate) fn own_interfaces(&mut self) -> Interfaces {
+        let prefixes = &self.engine.desired().guard.link_prefixes;
+        let own = |name: &IfName| !prefixes.iter().any(|prefix| name.as_str().starts_with(prefix.as_str()));
         let names: Vec<IfName> = self.kernel.links().iter().map(|link| link.name.clone()).filter(own).collect();
-        let mut interfaces = BTreeMap::new();
+        let mut interfaces = Interfaces::new();
         for name in names {
             match lasthop_kernel::link::addresses(&mut self.socket, &name) {
-                Ok(specs) => {
-                    interfaces.insert(name, specs.into_iter().map(|spec| spec.address).collect());
-                }
+                Ok(specs) => drop(interfaces.insert(name, specs.into_iter().map(|spec| spec.address).collect())),
                 Err(error) => tracing::debug!(%name, %error, "an interface went while it was looked at"),
             }
         }
-        self.engine.set_interfaces(interfaces);
+        interfaces
     }
 
     /// What is looked at in this cycle is told anew; other reasons stand until their object is in force.
@@ -210,6 +214,7 @@ impl Agent {
             _ => None,
         }));
         self.count("policy", &outcome, policy_part);
+        self.revoke(&changes.policy);
         let desired = self.engine.desired();
         let mut outcome = self.kernel.sync_sysctls(desired, scope(everything, &changes.sysctls));
         // That a link is absent is said once, of the link.

@@ -11,6 +11,7 @@ mod lock;
 pub mod names;
 mod readable;
 mod records;
+mod revoke;
 mod run;
 mod snapshot;
 mod socket;

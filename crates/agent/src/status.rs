@@ -1,15 +1,18 @@
 //! What the agent says of itself: one screen, the workloads, the routes and the reasons.
 
 use crate::api::{
-    Answer, Code, Count, PeerLine, Refusal, Request, RouteState, SpeakerStatus, Status, StoreStatus, Workload,
+    Answer, Code, Count, PeerLine, Refusal, Request, RouteState, RuleState, SpeakerStatus, Status, StoreStatus,
+    Workload,
 };
 use crate::attach::to_value;
 use crate::records::{Intent, Published};
 use crate::run::{Agent, Known};
 use crate::voice::{self, Question};
 use lasthop_compute::Route;
+use lasthop_kernel::nft::Decider;
 use lasthop_model::EndpointKey;
 use lasthop_net::{IfName, Prefix};
+use lasthop_policy::ir::{Force, Owner};
 use lasthop_store::Reach;
 use std::collections::{BTreeMap, BTreeSet};
 use tokio::sync::oneshot;
@@ -38,12 +41,43 @@ impl Agent {
             Request::Status => to_value(&self.status()),
             Request::Workloads => to_value(&self.workloads()),
             Request::Routes => to_value(&self.routes()),
+            Request::PolicyRules => to_value(&self.policy_rules()),
             Request::RemoveAll => {
                 self.remove_all().await?;
                 Ok(serde_json::Value::Null)
             }
             other => Err(Refusal { code: Code::Invalid, message: format!("{other:?} is not a question") }),
         }
+    }
+
+    fn policy_rules(&self) -> Vec<RuleState> {
+        let counted = self.kernel.policy_counters();
+        let mut rules = Vec::new();
+        for (id, program) in &self.engine.desired().policy.programs {
+            let tier = match &program.owner {
+                Owner::Policy { tier, .. } => Some(tier.clone()),
+                Owner::Profile(_) | Owner::MissingProfile(_) | Owner::Unusable { .. } => None,
+            };
+            for (index, rule) in program.rules.iter().enumerate() {
+                let decider = Decider::Rule(*id, index);
+                let (packets, bytes) = counted.get(&decider).copied().unwrap_or_default();
+                rules.push(RuleState {
+                    id: decider.to_string(),
+                    owner: program.owner.to_string(),
+                    tier: tier.clone(),
+                    direction: program.direction.to_string(),
+                    index,
+                    action: format!("{:?}", rule.action),
+                    staged: program.force == Force::Staged,
+                    packets,
+                    bytes,
+                });
+            }
+        }
+        rules.sort_by(|a, b| {
+            (&a.tier, &a.owner, &a.direction, a.index).cmp(&(&b.tier, &b.owner, &b.direction, b.index))
+        });
+        rules
     }
 
     fn workloads(&self) -> Vec<Workload> {

@@ -140,3 +140,65 @@ spec:
     let seen = monitor.stop();
     assert!(!seen.contains("add") && !seen.contains("delete"), "{seen}");
 }
+
+fn only_w3() -> String {
+    format!(
+        "apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {{ name: only-w3 }}
+spec:
+  selector: all()
+  ingress:
+  - {{ action: Allow, source: {{ nets: [{W3}/32] }} }}
+  egress:
+  - {{ action: Allow }}
+"
+    )
+}
+
+#[test]
+fn what_is_denied_is_told_and_rules_count() {
+    let lab = datapath();
+    lab.apply(&only_w3());
+    lab.comes_to("w1", W2, false);
+    lab.comes_to("w3", W2, true);
+    let told = lab.beside("h1", &["lasthop", "drops", "--for", "20s"]);
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(1) {
+        assert!(!lab.reaches("w1", W2));
+    }
+    let told = told.stop();
+    let expected = format!("{W1} → {W2}, ICMP type 8 code 0 (default/w2): denied by the default of tier default");
+    assert!(told.contains(&expected), "{told}");
+    let (ok, rules) = lab.inside("h1", &["lasthop", "policy", "counters", "-o", "json"]);
+    let rules: serde_json::Value =
+        serde_json::from_str(&rules).unwrap_or_else(|error| panic!("{ok}: {error}: {rules}"));
+    let packets = |direction: &str| {
+        let rules = rules.as_array().unwrap().iter();
+        let of = rules.filter(|rule| rule["owner"] == "GlobalNetworkPolicy/only-w3" && rule["direction"] == direction);
+        of.map(|rule| rule["packets"].as_u64().unwrap()).sum::<u64>()
+    };
+    assert!(packets("ingress") > 0 && packets("egress") > 0, "{rules:#}");
+}
+
+#[test]
+fn a_connection_that_policy_denies_now_ends_and_no_other() {
+    let lab = datapath();
+    lab.apply(
+        "apiVersion: projectcalico.org/v3
+kind: FelixConfiguration
+metadata: { name: default }
+spec: { revokeConnections: DeniedFlows }
+",
+    );
+    // One connection each: the echo identifier stays.
+    let ping = |from: &str| lab.beside(from, &["ping", "-n", "-q", "-i", "0.05", W2]);
+    let (denied, allowed) = (ping("w1"), ping("w3"));
+    std::thread::sleep(Duration::from_secs(1));
+    lab.apply(&only_w3());
+    lab.comes_to("w1", W2, false);
+    std::thread::sleep(Duration::from_secs(2));
+    let (denied, allowed) = (denied.stop(), allowed.stop());
+    assert!(allowed.contains(" 0% packet loss"), "{allowed}");
+    assert!(!denied.contains(" 0% packet loss") && !denied.contains(" 0 received"), "{denied}");
+}

@@ -1,5 +1,6 @@
 //! `lasthop policy`: tests of policy for people's CI, and what a change of it would change.
 
+use super::counters;
 use super::explain::{Carried, explain};
 use crate::cluster::{Cluster, Known};
 use crate::connect::{Context, StoreFlags};
@@ -28,6 +29,7 @@ pub(crate) struct Args {
 enum Command {
     Test(Test),
     Plan(Plan),
+    Counters(counters::Args),
 }
 
 /// Check assertions, what must be allowed and what denied, over resources in files; needs neither root nor store
@@ -116,6 +118,7 @@ pub(crate) fn run(context: &Context, args: Args) -> Outcome {
     match args.command {
         Command::Test(args) => test(&args),
         Command::Plan(args) => plan(context, args),
+        Command::Counters(args) => counters::run(context, &args),
     }
 }
 
