@@ -5,14 +5,15 @@ mod netns;
 
 use lasthop_compute::{Guard, Nat, Source};
 use lasthop_kernel::link::create_tap;
-use lasthop_kernel::nft::{Nft, PolicyScope};
+use lasthop_kernel::nft::{Decider, Drops, Nft, PolicyKey, PolicyScope};
 use lasthop_kernel::reconcile::Scope;
 use lasthop_model::Kind;
 use lasthop_net::{Family, IfName, Prefix};
 use lasthop_policy::decide::{Packet, Transport, Verdict, decide};
 use lasthop_policy::ir::{
-    Action, DenyAction, Digest, Direction, End, Force, HostPolicy, Icmp, Key, Member, Owner, PortRange, Ports, Program,
-    ProgramId, Rule, Set, SetId, SetKind, Side, Stack, StackId, Step, StepName, TierDefault, WorkloadPolicy,
+    Action, DenyAction, Digest, Direction, End, Force, HostPolicy, Icmp, Key, Member, Owner, PolicyChanges, PortRange,
+    Ports, Program, ProgramId, Rule, Set, SetId, SetKind, Side, Stack, StackId, Step, StepName, TierDefault,
+    WorkloadPolicy,
 };
 use netns::Netns;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +21,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
@@ -56,9 +58,14 @@ impl Random {
     }
 }
 
-/// A host with two TAPs; what is written to one as a workload comes out of the other, if it may.
+/// A host with two TAPs.
 struct Lab {
     host: Netns,
+    traffic: Traffic,
+}
+
+/// What is written to one TAP as a workload comes out of the other, if it may.
+struct Traffic {
     from: File,
     out: Receiver<u32>,
     sent: u32,
@@ -74,7 +81,7 @@ impl Lab {
         host.sh(&format!(
             "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0 net.ipv4.icmp_ratelimit=0 net.netfilter.nf_conntrack_checksum=0 \
                 net.ipv4.conf.{TO}.send_redirects=0 net.ipv4.conf.all.send_redirects=0
-             for l in {FROM} {TO}; do sysctl -qw net.ipv4.conf.$l.rp_filter=0 net.ipv6.conf.$l.accept_dad=0 net.ipv6.conf.$l.accept_ra=0 net.ipv6.conf.$l.addr_gen_mode=1; ip link set $l address ee:ee:ee:ee:ee:ee up; done
+             for l in {FROM} {TO}; do sysctl -qw net.ipv4.conf.$l.rp_filter=0 net.ipv6.conf.$l.accept_dad=0 net.ipv6.conf.$l.accept_ra=0 net.ipv6.conf.$l.addr_gen_mode=1; ip link set $l txqueuelen 20000 address ee:ee:ee:ee:ee:ee up; done
              ip route add 10.0.0.0/8 via 169.254.9.9 dev {TO} onlink; ip neigh add 169.254.9.9 lladdr 02:00:00:00:00:01 dev {TO} nud permanent
              ip -6 route add fd00::/16 via fe80::99 dev {TO} onlink; ip -6 neigh add fe80::99 lladdr 02:00:00:00:00:01 dev {TO} nud permanent"
         ));
@@ -90,7 +97,7 @@ impl Lab {
                 }
             }
         });
-        Self { host, from, out, sent: 0 }
+        Self { host, traffic: Traffic { from, out, sent: 0 } }
     }
 
     fn open(&self) -> Nft {
@@ -102,6 +109,12 @@ impl Lab {
         })
     }
 
+    fn forget_connections(&self) {
+        self.host.sh("conntrack -F");
+    }
+}
+
+impl Traffic {
     /// Puts a packet in; its number, which it carries.
     fn send(&mut self, packet: &Packet) -> u32 {
         self.sent += 1;
@@ -113,10 +126,6 @@ impl Lab {
     /// The numbers of the packets that came out until nothing more comes for this long.
     fn arrived(&self, patience: Duration) -> BTreeSet<u32> {
         std::iter::from_fn(|| self.out.recv_timeout(patience).ok()).collect()
-    }
-
-    fn forget_connections(&self) {
-        self.host.sh("conntrack -F");
     }
 }
 
@@ -458,15 +467,15 @@ fn packets_pass_as_the_evaluator_says() {
         let packets: BTreeSet<Packet> = (0..60).map(|_| packet(&mut random)).collect();
         let reply = |packet: &Packet| packets.iter().any(|other| other.source == packet.destination);
         let packets: Vec<Packet> = packets.iter().filter(|packet| !reply(packet)).copied().collect();
-        let sent: Vec<(u32, Packet)> = packets.into_iter().map(|packet| (lab.send(&packet), packet)).collect();
-        let arrived = lab.arrived(Duration::from_millis(8));
+        let sent: Vec<(u32, Packet)> = packets.into_iter().map(|packet| (lab.traffic.send(&packet), packet)).collect();
+        let arrived = lab.traffic.arrived(Duration::from_millis(8));
         for (number, packet) in sent {
             let expected = allowed(&policy, &packet);
             if arrived.contains(&number) != expected {
                 // A scheduler's hiccup is no verdict: once more, alone.
                 lab.forget_connections();
-                let again = lab.send(&packet);
-                let passes = lab.arrived(Duration::from_millis(200)).contains(&again);
+                let again = lab.traffic.send(&packet);
+                let passes = lab.traffic.arrived(Duration::from_millis(200)).contains(&again);
                 let listing = lab.host.run("nft list table inet lasthop 2>&1").1;
                 assert_eq!(
                     passes,
@@ -489,4 +498,264 @@ fn packets_pass_as_the_evaluator_says() {
     }
     println!("{probes} packets, {passed} allowed");
     assert!(passed * 10 > probes && passed * 10 < probes * 9, "{passed} of {probes}: both kinds are tried");
+}
+
+/// What a policy says of one packet, as four words: programs that allow or deny UDP to some ports, in many shapes.
+fn edited(random: &mut Random, edit: u64) -> HostPolicy {
+    let rule = |action, destination: Side| Rule {
+        action,
+        family: None,
+        protocol: Some(17),
+        not_protocol: None,
+        icmp: None,
+        not_icmp: None,
+        source: Side::default(),
+        destination,
+    };
+    let to =
+        |ports: Vec<PortRange>| Side { ports: Some(Ports { ranges: ports, sets: BTreeSet::new() }), ..Side::default() };
+    let noise = |random: &mut Random| {
+        let ports = (0..=random.below(3))
+            .map(|_| 20_000 + u16::try_from(random.below(1000)).expect("small"))
+            .collect::<BTreeSet<u16>>();
+        rule(
+            random.pick(&[Action::Allow, Action::Deny, Action::Pass]),
+            to(ports.into_iter().map(PortRange::one).collect()),
+        )
+    };
+    let set = SetId(Digest::of(&7));
+    let other = SetId(Digest::of(&random.below(3)));
+    let key = |text: &str| Key { kind: Kind::NetworkPolicy, namespace: Some("ns".into()), name: text.into() };
+    let program = |direction, rules| Program {
+        owner: Owner::Policy { tier: "t".into(), key: key(&format!("edit-{edit}")) },
+        direction,
+        force: Force::Enforced,
+        rules,
+    };
+    // Port 1 is always allowed, by one of three ways; port 2 is never.
+    let allow = match random.below(3) {
+        0 => rule(Action::Allow, to(vec![PortRange::one(1)])),
+        1 => rule(Action::Allow, Side { within: BTreeSet::from([set]), ..to(vec![PortRange::one(1)]) }),
+        _ => rule(Action::Allow, to(vec![PortRange::one(1), PortRange::one(9)])),
+    };
+    let mut rules: Vec<Rule> = (0..random.below(4)).map(|_| noise(random)).collect();
+    rules.push(allow);
+    rules.extend((0..random.below(4)).map(|_| noise(random)));
+    if random.one_in(2) {
+        rules.push(rule(Action::Allow, Side { within: BTreeSet::from([other]), ..to(vec![PortRange::one(7)]) }));
+    }
+    let mut policy = HostPolicy {
+        deny: random.pick(&[DenyAction::Drop, DenyAction::Drop, DenyAction::Drop, DenyAction::Reject]),
+        ..HostPolicy::default()
+    };
+    let mut held = members(random, SetKind::Addresses);
+    held.extend([DESTINATIONS[0], DESTINATIONS[3]].map(|text| Member::Net(Prefix::host(address(text)))));
+    policy.sets.insert(set, Set { kind: random.pick(&[SetKind::Addresses, SetKind::Nets]), members: held });
+    policy.sets.entry(other).or_insert(Set { kind: SetKind::Nets, members: members(random, SetKind::Nets) });
+    let mut stack = |direction, rules: Vec<Rule>| {
+        let program = program(direction, rules);
+        let id = program.id();
+        policy.programs.insert(id, Arc::new(program));
+        let step = Step { name: StepName::Tier("t".into()), programs: vec![id], otherwise: TierDefault::Deny };
+        let stack = Stack { steps: vec![step], end: End::Deny };
+        let id = stack.id();
+        policy.stacks.insert(id, Arc::new(stack));
+        id
+    };
+    let from = stack(Direction::Egress, rules.clone());
+    let to = stack(Direction::Ingress, rules);
+    policy.workloads =
+        BTreeMap::from([(name(FROM), WorkloadPolicy { from, to: from }), (name(TO), WorkloadPolicy { from: to, to })]);
+    policy
+}
+
+/// What changed from one policy to another, as it is told to a pass.
+fn difference(old: &HostPolicy, new: &HostPolicy) -> PolicyChanges {
+    fn keys<K: Ord + Copy, V: PartialEq>(old: &BTreeMap<K, V>, new: &BTreeMap<K, V>) -> BTreeSet<K> {
+        old.keys().chain(new.keys()).filter(|key| old.get(key) != new.get(key)).copied().collect()
+    }
+    let links = old.workloads.keys().chain(new.workloads.keys());
+    let kinds = |policy: &HostPolicy| policy.sets.iter().map(|(id, set)| (*id, set.kind)).collect::<BTreeMap<_, _>>();
+    let sets = keys(&kinds(old), &kinds(new));
+    let held = |policy: &HostPolicy| -> BTreeSet<(SetId, Member)> {
+        let staying = policy.sets.iter().filter(|(id, _)| !sets.contains(id));
+        staying.flat_map(|(id, set)| set.members.iter().map(|member| (*id, *member))).collect()
+    };
+    PolicyChanges {
+        programs: keys(&old.programs, &new.programs),
+        stacks: keys(&old.stacks, &new.stacks),
+        members: held(old).symmetric_difference(&held(new)).copied().collect(),
+        sets,
+        workloads: links.filter(|name| old.workloads.get(name) != new.workloads.get(name)).cloned().collect(),
+        host: old.deny != new.deny,
+    }
+}
+
+/// Two hundred edits while new flows come one after the other: none that is allowed all the time is lost, none that is denied
+/// all the time passes. Restarts of ours are among what happens meanwhile.
+#[test]
+fn edits_under_traffic_lose_nothing_and_leak_nothing() {
+    let lab = Lab::new();
+    let mut nft = lab.open();
+    let mut random = Random(5);
+    let mut policy = edited(&mut random, 0);
+    all_done(&nft.sync_policy(&policy, PolicyScope::All));
+    let stop = AtomicBool::new(false);
+    let Lab { host, mut traffic } = lab;
+    let mut writes = 0;
+    let (allowed, denied, arrived) = std::thread::scope(|scope| {
+        // The sender also stops if an edit fails.
+        let _stop = Stop(&stop);
+        let sender = scope.spawn(|| flows(&mut traffic, &stop));
+        for edit in 1..=200 {
+            let next = edited(&mut random, edit);
+            let changes = difference(&policy, &next);
+            policy = next;
+            let outcome = if edit % 40 == 0 {
+                nft = host.enter(|| Nft::open().expect("sockets"));
+                nft.read_back().expect("read back");
+                ready(&mut nft);
+                nft.sync_policy(&policy, PolicyScope::All)
+            } else {
+                nft.sync_policy(&policy, PolicyScope::Changed(&changes))
+            };
+            all_done(&outcome);
+            writes += outcome.writes;
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        stop.store(true, Ordering::Relaxed);
+        sender.join().expect("the sender ends")
+    });
+    let lost: Vec<&u32> = allowed.difference(&arrived).collect();
+    let leaked: Vec<&u32> = denied.intersection(&arrived).collect();
+    println!("200 edits, {writes} writes: {} allowed flows, {} denied", allowed.len(), denied.len());
+    assert!(allowed.len() > 1_000 && writes > 400);
+    assert_eq!((lost.len(), leaked.len()), (0, 0), "lost {lost:?}, leaked {leaked:?}");
+    let mut again = host.enter(|| Nft::open().expect("sockets"));
+    again.read_back().expect("read back");
+    ready(&mut again);
+    assert_eq!(again.sync_policy(&policy, PolicyScope::All).writes, 0, "what the edits led to is what is right");
+}
+
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// New flows, one after the other, until told to stop: the allowed, the denied, and what arrived.
+fn flows(traffic: &mut Traffic, stop: &AtomicBool) -> (BTreeSet<u32>, BTreeSet<u32>, BTreeSet<u32>) {
+    let (mut allowed, mut denied, mut arrived) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    let mut port = 1024;
+    while !stop.load(Ordering::Relaxed) {
+        for family in [0, 3] {
+            for (destination, sent) in [(1, &mut allowed), (2, &mut denied)] {
+                let transport = Transport::of(17, port, destination);
+                let (source, destination) = (address(SOURCES[family]), address(DESTINATIONS[family]));
+                sent.insert(traffic.send(&Packet { source, destination, transport }));
+            }
+        }
+        port = if port == 65_535 { 1024 } else { port + 1 };
+        arrived.extend(traffic.arrived(Duration::from_micros(100)));
+    }
+    arrived.extend(traffic.arrived(Duration::from_millis(500)));
+    (allowed, denied, arrived)
+}
+
+/// A program that the kernel refuses closes the links that need it and no others; what names it is told.
+#[test]
+fn what_the_kernel_refuses_closes_what_needs_it_and_nothing_else() {
+    let mut lab = Lab::new();
+    let mut nft = lab.open();
+    let mut random = Random(9);
+    let good = edited(&mut random, 1);
+    let mut both = good.clone();
+    // Far more sets than one rule of nftables can hold: 4,096 bytes of expressions.
+    let many: BTreeSet<SetId> = (0..200).map(|number| SetId(Digest::of(&(number, 4_711)))).collect();
+    for id in &many {
+        both.sets.insert(*id, Set { kind: SetKind::Addresses, members: BTreeSet::new() });
+    }
+    let bad = Program {
+        owner: Owner::Profile("bad".into()),
+        direction: Direction::Egress,
+        force: Force::Enforced,
+        rules: vec![Rule {
+            action: Action::Allow,
+            family: None,
+            protocol: None,
+            not_protocol: None,
+            icmp: None,
+            not_icmp: None,
+            source: Side { not_within: many, ..Side::default() },
+            destination: Side::default(),
+        }],
+    };
+    let step = Step { name: StepName::Profiles, programs: vec![bad.id()], otherwise: TierDefault::Deny };
+    let stack = Stack { steps: vec![step], end: End::Deny };
+    both.programs.insert(bad.id(), Arc::new(bad));
+    both.workloads.insert(name("lhbad"), WorkloadPolicy { from: stack.id(), to: stack.id() });
+    both.stacks.insert(stack.id(), Arc::new(stack));
+    let outcome = nft.sync_policy(&both, PolicyScope::All);
+    let bad_link = PolicyKey::Link(name("lhbad"));
+    assert!(outcome.failed.contains_key(&bad_link), "{outcome:?}");
+    assert!(
+        outcome.failed.keys().any(|key| matches!(key, PolicyKey::Part(name) if name.starts_with("program-"))),
+        "{outcome:?}"
+    );
+    for link in [FROM, TO] {
+        assert!(outcome.done.contains(&PolicyKey::Link(name(link))), "{outcome:?}");
+    }
+    println!("{}", outcome.failed[&bad_link]);
+    let packet = |port| Packet {
+        source: address(SOURCES[0]),
+        destination: address(DESTINATIONS[0]),
+        transport: Transport::of(17, 7, port),
+    };
+    let (passes, fails) = (lab.traffic.send(&packet(1)), lab.traffic.send(&packet(2)));
+    let arrived = lab.traffic.arrived(Duration::from_millis(200));
+    assert!(arrived.contains(&passes) && !arrived.contains(&fails));
+    // A link that had a good stack and is to get the bad one is closed, too.
+    let bad_stack = both.workloads[&name("lhbad")].from;
+    both.workloads.insert(name(FROM), WorkloadPolicy { from: bad_stack, to: bad_stack });
+    let changes = PolicyChanges { workloads: BTreeSet::from([name(FROM)]), ..PolicyChanges::default() };
+    assert!(nft.sync_policy(&both, PolicyScope::Changed(&changes)).failed.contains_key(&PolicyKey::Link(name(FROM))));
+    lab.forget_connections();
+    let number = lab.traffic.send(&packet(1));
+    assert!(!lab.traffic.arrived(Duration::from_millis(200)).contains(&number), "closed");
+    all_done(&nft.sync_policy(&good, PolicyScope::All));
+    let number = lab.traffic.send(&packet(1));
+    assert!(lab.traffic.arrived(Duration::from_millis(200)).contains(&number), "open again");
+}
+
+/// Each rule counts what it decides, and what is denied is told with what denied it.
+#[test]
+fn rules_count_and_denied_packets_are_told() {
+    let mut lab = Lab::new();
+    let mut nft = lab.open();
+    let policy = edited(&mut Random(3), 1);
+    all_done(&nft.sync_policy(&policy, PolicyScope::All));
+    let mut drops = lab.host.enter(|| Drops::open().expect("a socket"));
+    let packet = Packet {
+        source: address(SOURCES[3]),
+        destination: address(DESTINATIONS[3]),
+        transport: Transport::of(17, 7, 2),
+    };
+    for _ in 0..5 {
+        lab.traffic.send(&packet);
+    }
+    lab.traffic.send(&Packet { transport: Transport::of(17, 7, 1), ..packet });
+    assert_eq!(lab.traffic.arrived(Duration::from_millis(200)).len(), 1);
+    let counters = nft.policy_counters().expect("counters");
+    assert_eq!(counters.get(&Decider::Tier("t".into())).map(|(packets, _)| *packets), Some(5), "{counters:?}");
+    let by_rules: u64 =
+        counters.iter().filter(|(by, _)| matches!(by, Decider::Rule(..))).map(|(_, (packets, _))| packets).sum();
+    assert_eq!(by_rules, 2, "one rule of each link's stack allowed the other: {counters:?}");
+    let denied = drops.receive().expect("no overrun");
+    assert_eq!(denied.len(), 5, "{denied:?}");
+    for denied in denied {
+        assert_eq!((denied.by, denied.packet), (Decider::Tier("t".into()), Some(packet)));
+        assert!(denied.from_link.is_some());
+    }
 }

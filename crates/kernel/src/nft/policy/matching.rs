@@ -256,10 +256,19 @@ fn last(ports: PortRange) -> [u8; 2] {
 
 /// Ranges of ports as elements of an interval set.
 fn port_elements(ports: &[PortRange]) -> BTreeSet<Element> {
+    let mut sorted: Vec<(u16, u16)> = ports.iter().map(|range| range.bounds().into_inner()).collect();
+    sorted.sort_unstable();
+    let mut merged: Vec<(u16, u16)> = Vec::new();
+    for (first, last) in sorted {
+        match merged.last_mut() {
+            Some(range) if first <= range.1.saturating_add(1) => range.1 = range.1.max(last),
+            _ => merged.push((first, last)),
+        }
+    }
     let mut elements = BTreeSet::new();
-    for range in ports {
-        elements.insert(Element::key(first(*range).to_vec()));
-        if let Some(behind) = range.bounds().end().checked_add(1) {
+    for (first, last) in merged {
+        elements.insert(Element::key(first.to_be_bytes().to_vec()));
+        if let Some(behind) = last.checked_add(1) {
             elements.insert(Element { mark: Mark::RangeEnd, ..Element::key(behind.to_be_bytes().to_vec()) });
         }
     }
