@@ -77,6 +77,9 @@ impl Agent {
 
     /// Answers the callers whose change has been carried out.
     pub(crate) fn answer_callers(&mut self) {
+        if self.hold_until.is_some() {
+            return; // Right after a start the kernel is left as it is until the store has answered, or does not.
+        }
         let callers = std::mem::take(&mut self.callers).into_iter();
         let (later, now) = callers.partition(|caller| self.departures.contains_key(&caller.key));
         self.callers = later;
