@@ -2,13 +2,17 @@
 
 mod netns;
 
+use lasthop_kernel::bpf::asm::Assembler;
+use lasthop_kernel::bpf::sys::Program;
 use lasthop_kernel::bpf::{Responder, Responders};
 use lasthop_kernel::link::create_tap;
+use lasthop_kernel::netlink::{Message, Protocol, Socket};
 use lasthop_kernel::reconcile::{Outcome, Reconciler, Scope, Table};
 use lasthop_net::{IfName, Mac, Prefix};
 use netns::Netns;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 const HOST_MAC: &str = "ee:ee:ee:ee:ee:ee";
@@ -212,61 +216,130 @@ E",
     }
 }
 
-/// C12: what is neither IPv4 nor IPv6 nor ARP does not get beyond the link.
+/// C12: a tag hides nothing from the program, and what is neither IP nor ARP ends on the link.
 #[test]
-fn other_frames_are_dropped_on_the_link() {
+fn other_frames_end_on_the_link() {
     let net = Host::new();
     net.sync();
-    for (workload, link, v4, _) in net.workloads() {
+    for ((workload, link, v4, v6), other) in net.workloads().into_iter().zip(["tapt1", "lhw1"]) {
         let mac = workload.mac("eth0");
-        let send = format!(
-            "/usr/bin/python3 - <<'E'
+        let send = |frames: &str| {
+            workload.sh(&format!(
+                "/usr/bin/python3 - <<'E'
 from scapy.all import *
+from scapy.contrib.mpls import MPLS
 conf.verb=0
 e=Ether(src='{mac}',dst='{HOST_MAC}')
-inner=IP(src='{v4}',dst='10.65.0.9')/ICMP()
-for p in [e/Dot1Q(vlan=5)/inner, e/Dot1AD(vlan=5)/Dot1Q(vlan=6)/inner, e/Dot1Q(vlan=0)/inner,
-          Dot3(src='{mac}',dst='01:80:c2:00:00:00')/LLC()/STP(), e.__class__(src='{mac}',dst='01:80:c2:00:00:0e',type=0x88cc)/b'x'*46]:
+b=Ether(src='{mac}',dst='ff:ff:ff:ff:ff:ff')
+stp=Dot3(src='{mac}',dst='01:80:c2:00:00:00')/LLC()/STP()
+arp=ARP(op=1,psrc='{v4}',pdst='8.8.8.8',hwsrc='{mac}')
+ns=IPv6(src='{v6}',dst='ff02::1:ff00:1')/ICMPv6ND_NS(tgt='2001:db8::1')
+def typed(n): return Ether(src='{mac}',dst='{HOST_MAC}',type=n)/(b'x'*46)
+def to(address): return IP(src='{v4}',dst=address)/ICMP()
+inner=to('10.65.0.9')
+for p in [{frames}]:
     sendp(p, iface='eth0', count=3)
 E"
-        );
+            ));
+        };
         // tcpdump sees frames before the program, netfilter's ingress hook after it.
         net.host.sh(&format!(
             "nft add table netdev behind; nft add chain netdev behind {link} '{{ type filter hook ingress device {link} priority 0; }}'
-             nft add rule netdev behind {link} ether type != {{ ip, ip6, arp }} counter; nft add rule netdev behind {link} ip saddr {v4} counter"
+             nft add rule netdev behind {link} ether type vlan counter comment tagged; nft add rule netdev behind {link} ether type 8021ad counter comment tagged
+             nft add rule netdev behind {link} ether type arp counter comment arps; nft add rule netdev behind {link} icmpv6 type nd-neighbor-solicit ip6 saddr {v6} counter comment solicits
+             nft add rule netdev behind {link} ip saddr {v4} counter comment plain
+             nft add chain netdev behind to{other} '{{ type filter hook egress device {other} priority 0; }}'
+             nft add rule netdev behind to{other} ip saddr {v4} counter comment on"
         ));
-        workload.sh(&send);
-        workload.sh("ping -c1 -W1 192.0.2.1 || true");
-        let behind = net.host.sh(&format!("nft list chain netdev behind {link}"));
-        let packets = |line: &str| behind.lines().find(|l| l.contains(line)).is_some_and(|l| !l.contains("packets 0 "));
-        assert!(!packets("ether type"), "{behind}");
-        assert!(packets("ip saddr"), "the counters count: {behind}");
+        let count = |comment: &str| -> u64 {
+            let text = net.host.sh("nft list table netdev behind");
+            let lines = text.lines().filter(|line| line.contains(&format!("comment \"{comment}\"")));
+            lines.filter_map(|line| line.split("packets ").nth(1)?.split(' ').next()?.parse::<u64>().ok()).sum()
+        };
+        let dropped = || -> u64 {
+            let text = net.host.sh(&format!("ip -s -s link show {link}"));
+            let line = text.lines().skip_while(|line| !line.trim_start().starts_with("RX:")).nth(1).expect("a line");
+            line.split_whitespace().nth(3).and_then(|word| word.parse().ok()).expect("a count")
+        };
+        // Tagged, also with the VLAN 0 that the kernel would take as no tag.
+        send("e/Dot1Q(vlan=5)/inner, e/Dot1AD(vlan=5)/Dot1Q(vlan=6)/inner, e/Dot1Q(vlan=0)/inner, e/Dot1AD(vlan=0)/inner,
+            b/Dot1Q(vlan=0)/arp, b/Dot1AD(vlan=0)/arp, b/Dot1Q(vlan=0)/ns, b/Dot1AD(vlan=0)/ns, b/Dot1Q(vlan=0)/Dot1Q(vlan=0)/ns");
+        assert_eq!(["tagged", "arps", "solicits", "plain"].map(count), [0; 4], "tagged frames of {v4}");
+        // Of protocols that nobody on the host speaks: LLDP, EAPOL, a local experiment.
+        let before = dropped();
+        send("typed(0x88cc), typed(0x888e), typed(0x88b5)");
+        assert_eq!(dropped(), before + 9, "dropped by the kernel: it has no use for them");
+        // Of protocols that some hosts speak, but not on this link: MPLS, PPPoE, spanning tree.
+        let there = if v4 == "10.65.0.2" { "10.65.0.4" } else { "10.65.0.2" };
+        send(&format!(
+            "Ether(src=e.src,dst=e.dst,type=0x8847)/MPLS(label=3,s=1,ttl=9)/to('{there}'),
+            e/PPPoE(sessionid=1)/PPP(proto=0x21)/to('{there}'), e/PPPoED(), stp"
+        ));
+        assert_eq!(count("on"), 0, "nothing of it goes on");
+        workload.sh(&format!("ping -c1 -W1 {there}"));
+        assert!(count("plain") > 0 && count("on") > 0, "{}", net.host.sh("nft list table netdev behind"));
+        net.host.sh("nft delete table netdev behind");
     }
+}
+
+/// Leaves a link with one filter by our name and handle: at this priority and protocol, dropping all it sees.
+fn hang(host: &Netns, link: &str, place: u32) {
+    host.sh(&format!("tc filter del dev {link} ingress"));
+    let mut a = Assembler::new();
+    a.finish(2);
+    let program = Program::load("lasthop_arp", &a.assemble().expect("complete")).expect("run as root");
+    let shown = host.sh(&format!("ip -o link show {link}"));
+    let index: u32 = shown.split(':').next().and_then(|word| word.parse().ok()).expect("an index");
+    let fixed = [0, index, 0x6c68, 0xffff_fff2, place].map(u32::to_ne_bytes).concat();
+    let mut filter = Message::new(44, 0x400).fixed(&fixed);
+    filter.put_str(1, "bpf").nest(2, |m| {
+        m.put_u32(6, program.as_fd().as_raw_fd().cast_unsigned());
+        m.put_str(7, "lasthop_arp:0123456789abcdef").put_u32(8, 1);
+    });
+    Socket::open(Protocol::Route).expect("a socket").request(&filter, "hang a filter").expect("hung");
 }
 
 #[test]
 fn what_is_right_is_not_touched_and_what_is_foreign_stays() {
     let net = Host::new();
-    let foreign = "tc filter show dev lhw1 ingress pref 7";
-    net.host.sh("tc qdisc add dev lhw1 clsact; tc filter add dev lhw1 ingress pref 7 protocol all bpf direct-action bytecode '1,6 0 0 4294967295'");
+    let foreign = "tc filter show dev lhw1 ingress pref 7; tc filter show dev lhw1 egress";
+    // One link has a clsact of somebody else, with filters on both sides.
+    let accept = "bpf direct-action bytecode '1,6 0 0 4294967295'";
+    net.host.sh(&format!(
+        "tc qdisc add dev lhw1 clsact; tc filter add dev lhw1 ingress pref 7 protocol all {accept}; tc filter add dev lhw1 egress pref 1 protocol all {accept}"
+    ));
     let before = net.host.sh(foreign);
     assert_eq!(net.sync().writes, 2);
     let shown = net.host.sh("tc filter show dev tapt1 ingress");
-    assert!(shown.contains("lasthop_arp:") && shown.contains("direct-action"), "{shown}");
+    let ours = |link: &str| net.host.sh(&format!("tc filter show dev {link} ingress")).matches("lasthop_arp:").count();
+    assert!(shown.contains("direct-action") && ours("tapt1") == 4 && ours("lhw1") == 4, "{shown}");
+    for protocol in ["arp", "ipv6", "802.1Q", "802.1ad"] {
+        assert!(shown.contains(&format!("filter protocol {protocol} pref")), "{shown}");
+    }
     println!("{shown}");
     assert_eq!(net.sync().writes, 0, "after a restart");
     assert_eq!(net.host.sh("tc filter show dev tapt1 ingress"), shown);
     // A link that is made anew has none.
     for tampering in [
-        "tc qdisc del dev tapt1 clsact",
-        "tc filter del dev tapt1 ingress pref 1 handle 0x6c68 bpf",
-        "tc filter replace dev tapt1 ingress pref 1 handle 0x6c68 protocol all bpf direct-action bytecode '1,6 0 0 0'",
+        "tc qdisc del dev tapt1 ingress",
+        "tc filter del dev tapt1 ingress",
+        "tc filter del dev tapt1 ingress pref 1 handle 0x6c68 protocol arp bpf",
+        "tc filter del dev tapt1 ingress pref 2",
+        "tc filter del dev tapt1 ingress pref 4",
+        "tc filter replace dev tapt1 ingress pref 2 handle 0x6c68 protocol ipv6 bpf direct-action bytecode '1,6 0 0 0'",
+        "tc qdisc del dev tapt1 ingress; tc qdisc add dev tapt1 clsact",
     ] {
         net.host.sh(tampering);
         assert_eq!(net.sync().writes, 1, "{tampering}");
         assert_eq!(arping(&net.t1, "8.8.8.8").as_deref(), Some(HOST_MAC), "{tampering}");
+        assert_eq!(ndisc(&net.t1, "2001:db8::1").as_deref(), Some(HOST_MAC), "{tampering}");
+        assert_eq!(ours("tapt1"), 4, "{tampering}");
         assert_eq!(net.sync().writes, 0, "{tampering}");
     }
+    // One that is in nobody's place: of another version of ours, which drops all there is.
+    net.host.enter(|| hang(&net.host, "tapt1", 1 << 16 | u32::from(0x0003_u16.to_be())));
+    assert_eq!((ours("tapt1"), net.sync().writes, ours("tapt1"), net.sync().writes), (1, 1, 4, 0));
+    assert_eq!(arping(&net.t1, "8.8.8.8").as_deref(), Some(HOST_MAC));
     net.host.enter(|| {
         let mut responders = Reconciler::new(Responders::open().expect("a socket"));
         responders.read_back().expect("read back");
@@ -275,7 +348,7 @@ fn what_is_right_is_not_touched_and_what_is_foreign_stays() {
         assert_eq!((outcome.writes, outcome.done.len(), outcome.removed.len()), (2, 1, 1), "{outcome:?}");
     });
     assert_eq!(arping(&net.w1, "10.65.0.77"), None, "a new own address");
-    assert_eq!(net.host.sh("tc qdisc show dev tapt1 clsact"), "", "as it was");
+    assert_eq!(net.host.sh("tc qdisc show dev tapt1 ingress; tc qdisc show dev tapt1 clsact"), "", "as it was");
     net.host.enter(|| {
         let mut responders = Reconciler::new(Responders::open().expect("a socket"));
         responders.read_back().expect("read back");

@@ -334,7 +334,7 @@ fn all_taken_away_the_host_is_as_it_was() {
     // Taken away once: what is left is what is not ours.
     lab.shell("h1", "lasthop remove-all");
     let before = whole(&lab, "h1");
-    for ours in ["proto 76", "proto 77", "lasthop", "lhw1", "clsact"] {
+    for ours in ["proto 76", "proto 77", "lasthop", "lhw1", "ingress"] {
         assert!(!before.contains(ours), "{ours} is left in {before}");
     }
     assert!(before.contains("tapt1") && before.contains("192.0.2.0/24") && before.contains("table inet foreign"));

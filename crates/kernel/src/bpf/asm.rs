@@ -65,6 +65,8 @@ pub enum Alu {
 #[expect(missing_docs, reason = "as named")]
 pub enum When {
     Eq = 0x10,
+    /// Greater, without signs.
+    Gt = 0x20,
     Ne = 0x50,
 }
 

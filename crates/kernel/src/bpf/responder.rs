@@ -16,8 +16,11 @@
 //! | NS from no address (duplicate address detection) | on to the host, which answers for its own address only |
 //! | NA with an own or link-local source and target | on to the host |
 //! | other NS and NA, RS, RA, redirect | dropped |
-//! | other IPv4 and IPv6 | on to the host |
-//! | anything else: tagged frames, LLC, MPLS, … | dropped |
+//! | other IPv6 | on to the host |
+//! | frames with an 802.1Q or 802.1ad tag, whatever is in them | dropped |
+//! | IPv4 and whatever else there is | not shown to the program ([`super::Responders`]) |
+//!
+//! Most IPv6 packets are none of these: the first test is one byte, read without a call.
 
 use super::asm::{Alu, Assembler, AssemblyError, Helper, Insn, Label, Reg, Size, When};
 use lasthop_net::{Mac, Prefix};
@@ -33,6 +36,8 @@ const SHOT: i32 = 2;
 const PROTOCOL: i16 = 16;
 const VLAN_PRESENT: i16 = 20;
 const IFINDEX: i16 = 40;
+const DATA: i16 = 76;
+const DATA_END: i16 = 80;
 
 /// `BPF_F_RECOMPUTE_CSUM`.
 const RECOMPUTE: i32 = 1;
@@ -54,7 +59,7 @@ pub fn program(host_mac: Mac, sources: &BTreeSet<Prefix>) -> Result<Vec<Insn>, A
     let ends = Ends { pass: a.label(), drop: a.label(), redirect: a.label() };
     let (arp, v6) = (a.label(), a.label());
     a.load(Size::W, Reg::R2, Reg::R1, VLAN_PRESENT).jump_if(When::Ne, Reg::R2, 0, ends.drop);
-    a.load(Size::W, Reg::R2, Reg::R1, PROTOCOL).jump_if(When::Eq, Reg::R2, half([0x08, 0x00]), ends.pass);
+    a.load(Size::W, Reg::R2, Reg::R1, PROTOCOL);
     a.copy(Reg::R6, Reg::R1);
     a.jump_if(When::Eq, Reg::R2, half([0x86, 0xdd]), v6).jump_if(When::Eq, Reg::R2, half([0x08, 0x06]), arp);
     a.jump(ends.drop);
@@ -210,9 +215,21 @@ mod advertisement {
     pub(super) const REQUEST_ICMP: i16 = -120;
 }
 
+/// Lets an IPv6 packet pass whose next header is not ICMPv6, if its header lies where it can be read at once.
+fn skip_other_headers(a: &mut Assembler, ends: &Ends) {
+    const NEXT_HEADER: i16 = 14 + 6;
+    let elsewhere = a.label();
+    a.load(Size::W, Reg::R2, Reg::R6, DATA).load(Size::W, Reg::R3, Reg::R6, DATA_END);
+    a.copy(Reg::R4, Reg::R2).alu(Alu::Add, Reg::R4, i32::from(NEXT_HEADER) + 1);
+    a.jump_if_reg(When::Gt, Reg::R4, Reg::R3, elsewhere);
+    a.load(Size::B, Reg::R1, Reg::R2, NEXT_HEADER).jump_if(When::Ne, Reg::R1, 58, ends.pass);
+    a.bind(elsewhere);
+}
+
 fn answer_nd(a: &mut Assembler, host_mac: Mac, sources: &[Match], ends: &Ends) {
     use advertisement as r;
     let own: Vec<Match> = sources.iter().filter(|source| source.single).copied().collect();
+    skip_other_headers(a, ends);
     fetch(a, 14..22, r::REQUEST, ends);
     a.load(Size::B, Reg::R1, Reg::Frame, r::REQUEST + 6).jump_if(When::Ne, Reg::R1, 58, ends.pass);
     fetch(a, 54..58, r::REQUEST_ICMP, ends);
