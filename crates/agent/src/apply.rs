@@ -333,7 +333,7 @@ impl Agent {
             KernelEvent::Neighbour(link, address) => {
                 more.neighbours.insert((link.clone(), *address));
             }
-            KernelEvent::Nft => more.skeleton = true,
+            KernelEvent::Nft | KernelEvent::Iptables => more.skeleton = true,
             _ => {}
         }
     }

@@ -35,6 +35,6 @@ mod settings;
 pub mod sysctl;
 
 pub use error::Error;
-pub use kernel::{Kernel, KernelConfig, KernelEvent, alias};
+pub use kernel::{Dataplane, Kernel, KernelConfig, KernelEvent, alias};
 pub use marks::Mark;
 pub use neighbours::Neighbour;

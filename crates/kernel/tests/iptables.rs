@@ -6,7 +6,7 @@ mod tables;
 
 use lasthop_compute::EndpointToHost;
 use lasthop_kernel::iptables::{Backend, Config, Iptables};
-use lasthop_kernel::nft::{PolicyKey, PolicyScope};
+use lasthop_kernel::nft::{Decider, PolicyKey, PolicyScope};
 use lasthop_kernel::reconcile::Scope;
 use lasthop_net::{Family, Prefix};
 use lasthop_policy::ir::*;
@@ -227,8 +227,9 @@ fn tiers_pass_profiles_and_both_ends() {
             assert_eq!(seen, [false, true, false, false, true, true, false, false], "both ends {family} {backend:?}");
             assert_eq!(world.between((3, 1), family, &packets[..2]), [false, true], "{family} {backend:?}");
         }
-        let counters = world.host.enter(|| iptables.counters()).expect("counters");
-        let packets = |id: ProgramId, index: usize| counters.get(&format!("{}:{index}", id.0)).map_or(0, |c| c.packets);
+        let counters = world.host.enter(|| iptables.policy_counters()).expect("counters");
+        let packets =
+            |id: ProgramId, index: usize| counters.get(&Decider::Rule(id, index)).map_or(0, |(packets, _)| *packets);
         assert_eq!([packets(staged, 0), packets(staged, 1)], [2, 28], "staged rules are counted");
         assert_eq!([packets(first, 0), packets(first, 1), packets(first, 2)], [2, 4, 4], "{backend:?}");
         assert_eq!(packets(staged_odd, 0), 0, "ports 1 to 8 are excepted, whoever has them");

@@ -32,7 +32,7 @@ pub use sets::SET_PREFIX;
 pub use tool::{Backend, Tools};
 
 use crate::Error;
-use crate::nft::{PolicyKey, PolicyScope};
+use crate::nft::{Decider, PolicyKey, PolicyScope};
 use crate::reconcile::{Outcome, Scope};
 use lasthop_compute::{Guard, Nat, Source};
 use lasthop_net::Family;
@@ -78,6 +78,8 @@ pub struct Iptables {
     refused: BTreeMap<Object, String>,
     /// Whether all of policy has been compared with what is there since that was read.
     verified: bool,
+    /// Whether all sources have been compared with what is there since that was read.
+    sources_verified: bool,
     /// Chains that ought to be gone and could not be deleted.
     spared: BTreeSet<(Table, String)>,
 }
@@ -100,13 +102,10 @@ pub struct Report {
     pub changes: Vec<String>,
 }
 
-/// Packets and bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Count {
-    /// Packets.
-    pub packets: u64,
-    /// Bytes.
-    pub bytes: u64,
+#[derive(Clone, Copy, Debug, Default)]
+struct Count {
+    packets: u64,
+    bytes: u64,
 }
 
 /// Index of a family in pairs.
@@ -130,6 +129,7 @@ impl Iptables {
             policy: None,
             refused: BTreeMap::new(),
             verified: false,
+            sources_verified: false,
             spared: BTreeSet::new(),
         }
     }
@@ -141,6 +141,7 @@ impl Iptables {
         self.refused.clear();
         self.spared.clear();
         self.verified = false;
+        self.sources_verified = false;
         for family in Family::ALL {
             self.chains_now(family)?;
         }
@@ -168,6 +169,12 @@ impl Iptables {
         })
     }
 
+    /// Whether nothing of ours is there, as last read.
+    pub(crate) fn is_absent(&self) -> bool {
+        let no_chains = |actual: &Option<save::Actual>| actual.as_ref().is_none_or(|actual| actual.chains.is_empty());
+        self.actual.iter().all(no_chains) && self.sets.as_ref().is_none_or(BTreeMap::is_empty)
+    }
+
     /// Makes the fixed chains and sets as they ought to be. Policy's chains stay as they are; where there are none yet, links
     /// pass nothing.
     pub fn sync_skeleton(&mut self, guard: &Guard, nat: &Nat) -> Result<Report, Error> {
@@ -193,14 +200,17 @@ impl Iptables {
         Ok(report)
     }
 
-    /// Makes the sources that links may use as desired.
+    /// Makes the sources that links may use as desired. The first pass after [`Self::read_back`] looks at all of them.
     pub fn sync_sources(&mut self, desired: &BTreeSet<Source>, scope: Scope<'_, Source>) -> Outcome<Source> {
         let mut outcome = Outcome::default();
+        let scope = if self.sources_verified { scope } else { Scope::All };
         let keys: BTreeSet<Source> = match scope {
             Scope::All => desired.clone(),
             Scope::Keys(keys) => keys.clone(),
         };
-        match self.try_sources(desired, scope, &mut outcome) {
+        let result = self.try_sources(desired, scope, &mut outcome);
+        self.sources_verified = result.is_ok();
+        match result {
             Ok(()) => {
                 let (wanted, gone): (BTreeSet<_>, _) = keys.into_iter().partition(|key| desired.contains(key));
                 outcome.done = wanted.into_iter().filter(|key| !outcome.failed.contains_key(key)).collect();
@@ -275,12 +285,10 @@ impl Iptables {
         outcome
     }
 
-    /// Packets and bytes that each rule of policy, and each end of a tier, of profiles, and of all, has matched, by
-    /// `<program>:<index>`, `tier:<name>`, `profiles`, `end`.
-    pub fn counters(&self) -> Result<BTreeMap<String, Count>, Error> {
-        let mut counts = self.counts()?;
-        counts.retain(|id, _| id.contains(':') || ["profiles", "end"].contains(&id.as_str()));
-        Ok(counts)
+    /// Packets and bytes that rules of policy have counted. A chain that is rewritten counts from zero again.
+    pub fn policy_counters(&self) -> Result<BTreeMap<Decider, (u64, u64)>, Error> {
+        let counts = self.counts()?.into_iter();
+        Ok(counts.filter_map(|(id, count)| Some((Decider::parse(&id)?, (count.packets, count.bytes)))).collect())
     }
 
     /// Packets that the fixed chains have dropped, by reason. A chain that is rewritten counts from zero again.
@@ -306,6 +314,12 @@ impl Iptables {
 
     /// Deletes our chains, their calls and our sets. Workload links are not guarded any more.
     pub fn remove_all(&mut self) -> Result<(), Error> {
+        self.remove_chains()?;
+        self.remove_sets()
+    }
+
+    /// Deletes our chains and their calls.
+    pub(crate) fn remove_chains(&mut self) -> Result<(), Error> {
         self.guard = None;
         self.policy = None;
         self.read_back()?;
@@ -318,7 +332,7 @@ impl Iptables {
                 self.config.tools.restore(family, &batch.text).map_err(|failure| failure.error)?;
             }
         }
-        self.remove_sets()
+        Ok(())
     }
 
     /// With nftables underneath a set is still in use for a moment after the rules that asked it are gone.

@@ -35,6 +35,8 @@ pub enum KernelEvent {
     Responder(IfName),
     /// Our nftables table was changed.
     Nft,
+    /// Our chains or sets of iptables were changed.
+    Iptables,
     /// Announcements were lost: read everything back.
     Overrun,
 }
@@ -49,6 +51,7 @@ impl KernelEvent {
             Self::Setting(setting) => Some(format!("setting {setting}")),
             Self::Responder(link) => Some(format!("ARP responder on {link}")),
             Self::Nft => Some("nftables table inet lasthop".to_owned()),
+            Self::Iptables => Some("chains or sets of iptables".to_owned()),
             Self::Link { .. } | Self::Address(_) | Self::Rule | Self::Overrun => None,
         }
     }

@@ -1,7 +1,9 @@
 //! What stands between workloads and everything else: the nftables table, and the responder on each link.
 
+use super::plane::{Dataplane, Leaving};
 use super::{Kernel, KernelEvent};
 use crate::bpf::{Responder, Responders};
+use crate::iptables::Iptables;
 use crate::link::Links;
 use crate::netlink::{Message, Protocol, Socket};
 use crate::nft::{self, Decider, Nft, PolicyKey, PolicyScope};
@@ -22,7 +24,13 @@ const TABLE_NAME: u16 = 1;
 /// The guard of one network namespace.
 #[derive(Debug)]
 pub(super) struct Guards {
-    nft: Nft,
+    pub(super) nft: Nft,
+    /// What carries guard and policy instead of the table, if it does.
+    pub(super) iptables: Option<Box<Iptables>>,
+    pub(super) dataplane: Dataplane,
+    pub(super) leaving: Option<Leaving>,
+    /// Whether iptables was found otherwise than it was left.
+    drifted: Drifted,
     watch: nft::Watch,
     /// For counting only, so that it can be done in between.
     counters: Mutex<Nft>,
@@ -30,6 +38,13 @@ pub(super) struct Guards {
     /// What allows everything, while no policy is computed.
     unpoliced: Option<HostPolicy>,
     state: Guarded,
+}
+
+/// Whether somebody has changed what is ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Drifted {
+    Yes,
+    No,
 }
 
 /// Whether workload links are guarded.
@@ -45,6 +60,10 @@ impl Guards {
     pub(super) fn open() -> Result<Self, Error> {
         Ok(Self {
             nft: Nft::open()?,
+            iptables: None,
+            dataplane: Dataplane::Nft,
+            leaving: None,
+            drifted: Drifted::No,
             watch: nft::Watch::open()?,
             counters: Mutex::new(Nft::open()?),
             responders: Reconciler::new(Responders::open()?),
@@ -68,7 +87,14 @@ impl Guards {
         self.responders.actual().contains_key(link)
     }
 
-    fn read_table(&mut self) -> Result<(), Error> {
+    pub(super) fn read_table(&mut self) -> Result<(), Error> {
+        if let Some(iptables) = &mut self.iptables {
+            if iptables.read_back()? {
+                self.drifted = Drifted::Yes;
+            }
+            self.state = if iptables.is_guarded() { Guarded::Yes } else { Guarded::No };
+            return Ok(());
+        }
         self.nft.read_back()?;
         let mut request = Message::new(GET_TABLE, 0).fixed(&[INET, 0, 0, 0]);
         request.put_str(TABLE_NAME, nft::TABLE);
@@ -83,10 +109,29 @@ impl Guards {
     /// Whether somebody else has changed our table; then it is read.
     pub(super) fn is_touched(&mut self) -> Result<bool, Error> {
         let touched = self.watch.touched(&self.nft.ports())?;
+        if self.iptables.is_some() {
+            // There are no announcements about iptables: what the last reading found counts.
+            return Ok(std::mem::replace(&mut self.drifted, Drifted::No) == Drifted::Yes);
+        }
         if touched {
             self.read_table()?;
         }
         Ok(touched)
+    }
+
+    /// Makes policy as desired, and takes away what the host has moved away from.
+    fn sync_policy(&mut self, policy: &HostPolicy, scope: PolicyScope<'_>) -> Outcome<PolicyKey> {
+        let mut outcome = match &mut self.iptables {
+            Some(iptables) => iptables.sync_policy(policy, scope),
+            None => self.nft.sync_policy(policy, scope),
+        };
+        if self.leaving.is_some() && self.state == Guarded::Yes && !outcome.failed.contains_key(&PolicyKey::Hosts) {
+            match self.leave() {
+                Ok(()) => outcome.writes += 1,
+                Err(error) => tracing::warn!(%error, "the former dataplane is still in place"),
+            }
+        }
+        outcome
     }
 
     /// A link is gone or another one, and its responder with it.
@@ -166,14 +211,23 @@ impl Kernel {
     /// Makes the guard itself: chains, rules and fixed sets, in one transaction. The one key is the table's name.
     pub fn sync_skeleton(&mut self, desired: &Desired) -> Outcome<String> {
         self.take_in();
-        let key = format!("table inet {}", nft::TABLE);
         let mut outcome = Outcome::default();
-        match self.guards.nft.sync_skeleton(&desired.guard, &desired.nat) {
-            Ok(report) => {
-                for change in &report.changes {
+        let (key, result) = match &mut self.guards.iptables {
+            Some(iptables) => {
+                let report = iptables.sync_skeleton(&desired.guard, &desired.nat);
+                ("iptables".to_owned(), report.map(|report| report.changes))
+            }
+            None => {
+                let report = self.guards.nft.sync_skeleton(&desired.guard, &desired.nat);
+                (format!("table inet {}", nft::TABLE), report.map(|report| report.changes))
+            }
+        };
+        match result {
+            Ok(changes) => {
+                for change in &changes {
                     tracing::debug!(%change, "guard");
                 }
-                outcome.writes = report.changes.len();
+                outcome.writes = changes.len();
                 outcome.done.insert(key);
                 self.guards.state = Guarded::Yes;
             }
@@ -192,13 +246,16 @@ impl Kernel {
         if let Scope::Keys(keys) = scope {
             self.guards.recheck(keys.iter().map(|source| source.link.clone()));
         }
-        self.guards.nft.sync_sources(&desired.sources, scope)
+        match &mut self.guards.iptables {
+            Some(iptables) => iptables.sync_sources(&desired.sources, scope),
+            None => self.guards.nft.sync_sources(&desired.sources, scope),
+        }
     }
 
     /// Keeps policy: what links may send and get, and what guards the host's own interfaces.
     pub fn sync_policy(&mut self, desired: &Desired, scope: PolicyScope<'_>) -> Outcome<PolicyKey> {
         self.take_in();
-        self.guards.nft.sync_policy(&desired.policy, scope)
+        self.guards.sync_policy(&desired.policy, scope)
     }
 
     /// Keeps what links may send and get. While no policy at all is computed, desired links may send and get everything.
@@ -215,8 +272,8 @@ impl Kernel {
         };
         // To be deleted, with `Guards::unpoliced`, once policy is computed for every link.
         let outcome = if desired.policy.workloads.is_empty() {
-            let Guards { unpoliced, nft, .. } = &mut self.guards;
-            match (scope, &mut *unpoliced) {
+            let mut unpoliced = self.guards.unpoliced.take();
+            match (scope, &mut unpoliced) {
                 (PolicyScope::Changed(changes), Some(policy)) => {
                     let stack = Stack::allow_all().id();
                     for name in &changes.workloads {
@@ -227,12 +284,15 @@ impl Kernel {
                         }
                     }
                 }
-                _ => *unpoliced = None,
+                _ => unpoliced = None,
             }
-            nft.sync_policy(unpoliced.get_or_insert_with(|| nft::allow_all(desired.links.keys())), scope)
+            let policy = unpoliced.unwrap_or_else(|| nft::allow_all(desired.links.keys()));
+            let outcome = self.guards.sync_policy(&policy, scope);
+            self.guards.unpoliced = Some(policy);
+            outcome
         } else {
             self.guards.unpoliced = None;
-            self.guards.nft.sync_policy(&desired.policy, scope)
+            self.guards.sync_policy(&desired.policy, scope)
         };
         links_only(outcome)
     }
@@ -240,6 +300,10 @@ impl Kernel {
     /// Packets that the guard has dropped, by reason; empty if there is no guard.
     #[must_use]
     pub fn drops(&self) -> BTreeMap<String, u64> {
+        if let Some(iptables) = &self.guards.iptables {
+            let drops = iptables.drops().unwrap_or_default();
+            return drops.into_iter().map(|(reason, packets)| (reason.to_owned(), packets)).collect();
+        }
         let mut counters = self.guards.counters.lock().unwrap_or_else(PoisonError::into_inner);
         let drops = counters.drops().unwrap_or_default();
         drops.into_iter().map(|(reason, packets)| (reason.to_owned(), packets)).collect()
@@ -248,6 +312,9 @@ impl Kernel {
     /// Packets and bytes that rules of policy have counted; empty if there is no guard.
     #[must_use]
     pub fn policy_counters(&self) -> BTreeMap<Decider, (u64, u64)> {
+        if let Some(iptables) = &self.guards.iptables {
+            return iptables.policy_counters().unwrap_or_default();
+        }
         let mut counters = self.guards.counters.lock().unwrap_or_else(PoisonError::into_inner);
         counters.policy_counters().unwrap_or_default()
     }
@@ -255,13 +322,14 @@ impl Kernel {
     pub(super) fn remove_guard(&mut self) -> Result<(), Error> {
         self.guards.unpoliced = None;
         self.guards.state = Guarded::No;
-        self.guards.nft.remove_all()
+        self.guards.remove_everything()
     }
 
     /// Asks the guard whether somebody else has changed it.
     pub(super) fn take_in_guard(&mut self) {
         match self.guards.is_touched() {
             Ok(false) => {}
+            Ok(true) if self.guards.iptables.is_some() => self.queue.push_back(KernelEvent::Iptables),
             Ok(true) => self.queue.push_back(KernelEvent::Nft),
             Err(error) => {
                 tracing::warn!(%error, "announcements of nftables were lost");

@@ -8,10 +8,12 @@
 mod events;
 mod forget;
 mod guard;
+mod plane;
 mod poll;
 mod watch;
 
 pub use events::KernelEvent;
+pub use plane::Dataplane;
 
 use crate::Error;
 use crate::link::{Admin, LinkState, Links};
