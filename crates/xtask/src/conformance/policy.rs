@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// The interface of every host to the outside.
-pub const UPLINK: &str = "eth0";
+pub(super) const UPLINK: &str = "eth0";
 /// A source port that no rule names.
 const EPHEMERAL: u16 = 49_999;
 
