@@ -4,7 +4,7 @@ use crate::connect::{Context, StoreFlags};
 use crate::documents::Sources;
 use crate::exit::{Exit, Failure};
 use lasthop_compute::Snapshot;
-use lasthop_model::policy::{HostEndpoint, HostInterface};
+use lasthop_model::policy::{HostEndpoint, HostInterface, Policy};
 use lasthop_model::{EndpointKey, Key, NodeName, Resource, closest};
 use lasthop_net::{Family, IfName, Prefix};
 use lasthop_policy::World;
@@ -75,13 +75,16 @@ impl Known {
 }
 
 impl Cluster {
-    /// What the store holds. A resource that is not valid counts as absent, and is named.
+    /// What the store holds. A resource that is not valid is named and counts as absent, but policies: those deny.
     pub(crate) fn stored(context: &Context, flags: &StoreFlags) -> Result<Self, Failure> {
         let items = context.with_store(flags, async |store: &dyn Store| Ok(store.list(None).await?.items))?;
         let mut cluster = Self::default();
         for stored in items {
             if let Err(reason) = cluster.add(&stored.document) {
-                eprintln!("note: {}: is left out: {reason}", stored.key);
+                eprintln!("note: {}: is not valid: {reason}", stored.key);
+                if let Some(policy) = Policy::stand_in(&stored.key, &stored.document) {
+                    cluster.world.put(&stored.key, Resource::Policy(policy.into()));
+                }
             }
         }
         Ok(cluster)
