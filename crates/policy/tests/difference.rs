@@ -110,6 +110,31 @@ fn check(before: &World, after: &World) -> usize {
     differing
 }
 
+/// A world in which workload 1 admits whom `app == 'office'` finds.
+fn office(nets: &[&str]) -> World {
+    let documents = [
+        serde_json::json!({"apiVersion": "projectcalico.org/v3", "kind": "WorkloadEndpoint", "metadata": {"name": "w1", "namespace": "x"},
+            "spec": {"node": "n1", "interfaceName": "lh1", "ipNetworks": ["10.65.0.1/32"]}}),
+        serde_json::json!({"apiVersion": "projectcalico.org/v3", "kind": "GlobalNetworkPolicy", "metadata": {"name": "p"},
+            "spec": {"ingress": [{"action": "Allow", "protocol": "TCP", "source": {"selector": "app == 'office'"}}]}}),
+        serde_json::json!({"apiVersion": "projectcalico.org/v3", "kind": "GlobalNetworkSet",
+            "metadata": {"name": "office", "labels": {"app": "office"}}, "spec": {"nets": nets}}),
+    ];
+    world(&documents.map(|document| lasthop_model::Resource::parse(&document).unwrap()))
+}
+
+#[test]
+fn a_member_of_a_set_is_a_change_though_no_policy_is() {
+    let [before, after] = [office(&["198.51.100.0/24"]), office(&["198.51.100.0/25", "203.0.113.1/32"])];
+    let networks = [&before, &after].map(|world| Network::new(world, sites()));
+    let changes = difference(&networks[0], &networks[1]).changes;
+    let lines: Vec<String> = changes.iter().map(ToString::to_string).collect();
+    let expected =
+        ["gains 203.0.113.1/32 → x/w1: TCP (IPv4)", "loses 198.51.100.0/24 (but 198.51.100.0/25) → x/w1: TCP (IPv4)"];
+    assert_eq!(lines, expected);
+    assert!(check(&before, &after) > 0);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 16, max_shrink_iters: 200, ..ProptestConfig::default() })]
 

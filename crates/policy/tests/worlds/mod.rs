@@ -238,7 +238,7 @@ pub(crate) fn resources() -> impl Strategy<Value = Vec<Resource>> {
 
 /// One more resource, or one in another's place.
 pub(crate) fn edit() -> impl Strategy<Value = Resource> {
-    prop_oneof![6 => policy(), 2 => rest(), 1 => host_endpoint(), 1 => workload(2)]
+    prop_oneof![4 => policy(), 3 => rest(), 1 => host_endpoint(), 3 => workload(2)]
 }
 
 pub(crate) fn world(resources: &[Resource]) -> World {
