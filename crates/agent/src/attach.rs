@@ -4,6 +4,7 @@
 //! acknowledged → advertised → answered. Detach the other way round. Several callers at once share one pass.
 
 use crate::api::{self, Answer, Attach, Attached, Code, Detached, LinkRequest, Refusal, Request};
+use crate::document::Document;
 use crate::names::{link_name, workload_mac};
 use crate::records::{Intent, Maker, Record};
 use crate::run::{Agent, Known, endpoint_key};
@@ -113,7 +114,7 @@ impl Agent {
             LinkRequest::Veth { .. } => Maker::Us,
             LinkRequest::Adopt { .. } => Maker::Other,
         };
-        let record = Record::attached(&endpoint, document, maker);
+        let record = Record::attached(&endpoint, Document::from(&document), maker);
         let before = self.records.get(&key).cloned();
         let known = before.as_ref().is_some_and(|before| before.intent == record.intent);
         self.check_link(attach, &endpoint, before.as_ref())?;
@@ -349,7 +350,9 @@ impl Agent {
 /// The link that we made for an endpoint, as recorded.
 fn former_link(record: Option<&Record>) -> Option<IfName> {
     match &record?.intent {
-        Intent::Attached { document, maker: Maker::Us } => document["spec"]["interfaceName"].as_str()?.parse().ok(),
+        Intent::Attached { document, maker: Maker::Us } => {
+            document.value()["spec"]["interfaceName"].as_str()?.parse().ok()
+        }
         _ => None,
     }
 }

@@ -3,6 +3,7 @@
 //! One task follows the watch, resumes it, and starts over when it must; another writes what this host says
 //! of its own endpoints, until the store has it. Neither decides anything.
 
+use crate::document::Document;
 use lasthop_model::{EndpointKey, Key, Kind, NodeName};
 use lasthop_store::{Error, Expect, Revision, Store, Stored, WatchEvent};
 use serde_json::Value;
@@ -35,7 +36,7 @@ pub(crate) enum Update {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Word {
     /// It is attached.
-    Attached(Value),
+    Attached(Document),
     /// It is gone.
     Detached,
 }
@@ -153,8 +154,8 @@ async fn say(store: &dyn Store, node: &NodeName, (endpoint, word): (&EndpointKey
     let key =
         Key { kind: Kind::WorkloadEndpoint, namespace: Some(endpoint.namespace.clone()), name: endpoint.name.clone() };
     match word {
-        Word::Attached(document) => match store.update(key.clone(), document.clone(), Expect::Any).await {
-            Err(Error::NotFound(_)) => store.create(key, document.clone()).await.map(|stored| stored.revision),
+        Word::Attached(document) => match store.update(key.clone(), document.value(), Expect::Any).await {
+            Err(Error::NotFound(_)) => store.create(key, document.value()).await.map(|stored| stored.revision),
             other => other.map(|stored| stored.revision),
         },
         // Only while it is still this host's: by now the workload may be attached elsewhere.
@@ -219,7 +220,7 @@ mod tests {
                          "interfaceName": format!("lh{name}"), "ipNetworks": ["10.65.0.1/32"]},
             });
             let key = EndpointKey { namespace: "default".into(), name: name.into() };
-            words_in.send((key, Word::Attached(document))).unwrap();
+            words_in.send((key, Word::Attached(Document::from(&document)))).unwrap();
         }
         tokio::spawn(publish(Arc::new(Theirs(store)), "h1".parse().unwrap(), words, updates_in));
         let mut published = Vec::new();

@@ -5,6 +5,7 @@ mod apply;
 mod attach;
 pub mod client;
 pub mod config;
+mod document;
 mod feed;
 mod http;
 mod lock;

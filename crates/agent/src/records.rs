@@ -4,10 +4,10 @@
 //! A record is the truth about its endpoint until the store has it; from then on the store's copy is, and
 //! an endpoint deleted there is gone here. A record of a removal holds until the store has removed it too.
 
+use crate::document::Document;
 use lasthop_model::{EndpointKey, WorkloadEndpoint};
 use lasthop_net::IfName;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -36,7 +36,7 @@ pub(crate) enum Intent {
     /// The workload is connected.
     Attached {
         /// Its WorkloadEndpoint.
-        document: Value,
+        document: Document,
         /// Who made the link.
         maker: Maker,
     },
@@ -149,7 +149,7 @@ impl Records {
 
 impl Record {
     /// A record of an attached workload that the store does not have yet.
-    pub(crate) fn attached(endpoint: &WorkloadEndpoint, document: Value, maker: Maker) -> Self {
+    pub(crate) fn attached(endpoint: &WorkloadEndpoint, document: Document, maker: Maker) -> Self {
         Self {
             namespace: endpoint.key.namespace.clone(),
             name: endpoint.key.name.clone(),
@@ -177,7 +177,10 @@ mod tests {
     use super::*;
 
     fn record(name: &str) -> Record {
-        let intent = Intent::Attached { document: serde_json::json!({"kind": "WorkloadEndpoint"}), maker: Maker::Us };
+        let intent = Intent::Attached {
+            document: Document::from(&serde_json::json!({"kind": "WorkloadEndpoint"})),
+            maker: Maker::Us,
+        };
         Record { namespace: "default".into(), name: name.into(), intent, published: Published::No, going: None }
     }
 

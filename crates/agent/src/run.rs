@@ -11,6 +11,7 @@
 use crate::api::Drift;
 use crate::attach::Waiting;
 use crate::config::{Config, SpeakerChoice};
+use crate::document::Document;
 use crate::feed::{self, Update, Word};
 use crate::lock::{self, Lock};
 use crate::records::{Intent, Maker, Published, Record, Records};
@@ -311,7 +312,7 @@ async fn until(deadline: Option<tokio::time::Instant>) {
 impl Agent {
     /// Goes on from what is on disk: the attachments of this host, and the last that the store told.
     fn recall(&mut self) {
-        let documents: Vec<(Key, Value)> = self.snapshot.documents().map(|(k, d)| (k.clone(), d.clone())).collect();
+        let documents: Vec<(Key, Document)> = self.snapshot.documents().map(|(k, d)| (k.clone(), d.clone())).collect();
         if self.snapshot.is_known() {
             self.known = Known::Snapshot;
             self.hold_until = Some(tokio::time::Instant::now() + STORE_PATIENCE);
@@ -323,7 +324,7 @@ impl Agent {
         for record in records {
             let key = record.key();
             if let Intent::Attached { document, .. } = &record.intent {
-                self.learn(endpoint_key(&key), document);
+                self.learn(endpoint_key(&key), &document.value());
             }
             if let Some(link) = record.going.as_deref().and_then(|link| link.parse().ok()) {
                 self.leaving.insert(link, None);
@@ -348,8 +349,9 @@ impl Agent {
         match update {
             Update::Begin => self.snapshot.begin(),
             Update::Put(stored) => {
-                if self.snapshot.put(stored.key.clone(), stored.document.clone()) == News::Changed {
-                    self.told(stored.key, &stored.document, stored.revision);
+                let document = Document::from(&stored.document);
+                if self.snapshot.put(stored.key.clone(), document.clone()) == News::Changed {
+                    self.told(stored.key, &document, stored.revision);
                 }
             }
             Update::Gone(key, revision) => {
@@ -378,11 +380,12 @@ impl Agent {
     }
 
     /// The store has a resource, as of a revision.
-    fn told(&mut self, key: Key, document: &Value, revision: Revision) {
-        if feed::elsewhere(&key, document, &self.config.node) {
+    fn told(&mut self, key: Key, document: &Document, revision: Revision) {
+        let value = document.value();
+        if feed::elsewhere(&key, &value, &self.config.node) {
             // None of ours, or not any more; policy may speak of it all the same.
             if self.leaves(&key, revision) == Leaves::Yes {
-                self.learn(key, document);
+                self.learn(key, &value);
             }
             return;
         }
@@ -398,7 +401,7 @@ impl Agent {
                 }
             }
         }
-        self.learn(key, document);
+        self.learn(key, &value);
     }
 
     fn learn(&mut self, key: Key, document: &Value) {
@@ -449,7 +452,7 @@ impl Agent {
         for key in keys {
             match self.snapshot.get(&key) {
                 None => self.gone(&key, revision),
-                Some(document) if feed::elsewhere(&key, document, &self.config.node) => {
+                Some(document) if feed::elsewhere(&key, &document.value(), &self.config.node) => {
                     let document = document.clone();
                     self.told(key, &document, revision);
                 }

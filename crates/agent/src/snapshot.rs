@@ -5,6 +5,7 @@
 //! much has been appended as a whole file takes, a whole one is written beside it and takes its name. A line that a crash
 //! cut short ends the file: what it said is told again, since the revision in front of it is older.
 
+use crate::document::Document;
 use lasthop_model::{Key, Kind};
 use lasthop_store::Revision;
 use serde_json::{Value, json};
@@ -23,7 +24,7 @@ pub(crate) struct Snapshot {
     path: PathBuf,
     /// The store's revision that they are of.
     pub(crate) revision: Revision,
-    documents: BTreeMap<Key, Value>,
+    documents: BTreeMap<Key, Document>,
     /// Keys told since the last [`Self::begin`]; `None` outside a full listing.
     told: Option<BTreeSet<Key>>,
     unsaved: Unsaved,
@@ -105,7 +106,7 @@ impl Snapshot {
         let key = Key { kind, namespace, name };
         match line.get_mut("document")?.take() {
             Value::Null => self.documents.remove(&key),
-            document => self.documents.insert(key, document),
+            document => self.documents.insert(key, Document::from(&document)),
         };
         Some(())
     }
@@ -116,12 +117,12 @@ impl Snapshot {
     }
 
     /// All documents.
-    pub(crate) fn documents(&self) -> impl Iterator<Item = (&Key, &Value)> {
+    pub(crate) fn documents(&self) -> impl Iterator<Item = (&Key, &Document)> {
         self.documents.iter()
     }
 
     /// The document of a key.
-    pub(crate) fn get(&self, key: &Key) -> Option<&Value> {
+    pub(crate) fn get(&self, key: &Key) -> Option<&Document> {
         self.documents.get(key)
     }
 
@@ -131,7 +132,7 @@ impl Snapshot {
     }
 
     /// A resource is as given. Returns whether that is news.
-    pub(crate) fn put(&mut self, key: Key, document: Value) -> News {
+    pub(crate) fn put(&mut self, key: Key, document: Document) -> News {
         if let Some(told) = &mut self.told {
             told.insert(key.clone());
         }
@@ -254,11 +255,11 @@ fn put_value(text: &mut Vec<u8>, value: &Value) -> io::Result<()> {
     Ok(())
 }
 
-/// The line of a resource, `None`: it is gone. Its document is not copied on the way.
-fn put_line(text: &mut Vec<u8>, key: &Key, document: Option<&Value>) -> io::Result<()> {
+/// The line of a resource, `None`: it is gone.
+fn put_line(text: &mut Vec<u8>, key: &Key, document: Option<&Document>) -> io::Result<()> {
     let names = json!([key.kind.to_string(), key.namespace, key.name]);
     write!(text, r#"{{"kind":{},"namespace":{},"name":{},"document":"#, names[0], names[1], names[2])?;
-    serde_json::to_writer(&mut *text, &document)?;
+    text.extend_from_slice(document.map_or("null", Document::as_str).as_bytes());
     text.extend_from_slice(b"}\n");
     Ok(())
 }
@@ -291,8 +292,10 @@ mod tests {
         Key { kind: Kind::WorkloadEndpoint, namespace: Some("default".into()), name: format!("w{number:05}") }
     }
 
-    fn document(revision: usize) -> Value {
-        json!({"kind": "WorkloadEndpoint", "spec": {"workload": "a \"quoted\" one", "number": revision % 10}})
+    fn document(revision: usize) -> Document {
+        Document::from(
+            &json!({"kind": "WorkloadEndpoint", "spec": {"workload": "a \"quoted\" one", "number": revision % 10}}),
+        )
     }
 
     fn save(snapshot: &mut Snapshot) {
@@ -338,7 +341,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut snapshot = holding(directory.path(), 20);
         for round in 0..200 {
-            snapshot.put(key(round % 20), json!([round, "x".repeat(2000)]));
+            snapshot.put(key(round % 20), Document::from(&json!([round, "x".repeat(2000)])));
             snapshot.in_sync(Revision(8 + round as u64));
             save(&mut snapshot);
         }
