@@ -326,24 +326,28 @@ impl<T: Table> Reconciler<T> {
         if !plan.is_empty() {
             self.carry_out(plan, &mut outcome);
         }
-        outcome.done.retain(|key| !outcome.pending.contains_key(key));
+        if !outcome.pending.is_empty() {
+            outcome.done.retain(|key| !outcome.pending.contains_key(key));
+        }
         outcome
     }
 
     fn carry_out(&mut self, plan: Plan<T::Key, T::Value>, outcome: &mut Outcome<T::Key>) {
-        let mut results: BTreeMap<T::Key, Result<(), Error>> = BTreeMap::new();
-        for (key, result) in self.table.write(&plan, &self.actual) {
+        let mut results = self.table.write(&plan, &self.actual);
+        // Mostly they come in order, and then this costs one look at each.
+        results.sort_by(|(one, _), (other, _)| one.cmp(other));
+        let mut take = |key: &T::Key| {
+            let start = results.partition_point(|(other, _)| other < key);
+            let of_key = results.iter_mut().skip(start).take_while(|(other, _)| other == key);
             // A key may be reported twice (removed, then made anew): the failure counts.
-            let known = results.entry(key).or_insert(Ok(()));
-            if known.is_ok() {
-                *known = result;
-            }
-        }
+            let unanswered = || Err(Error::malformed("write", "the table gave no result for a key"));
+            let said = of_key.map(|(_, result)| std::mem::replace(result, Ok(())));
+            said.reduce(Result::and).unwrap_or_else(unanswered)
+        };
         let removed = plan.remove.into_iter().map(|key| (key, None));
         let written = plan.upsert.into_iter().map(|(key, value)| (key, Some(value)));
         for (key, value) in removed.chain(written) {
-            let unanswered = || Err(Error::malformed("write", "the table gave no result for a key"));
-            match results.remove(&key).unwrap_or_else(unanswered) {
+            match take(&key) {
                 Ok(()) => {
                     self.unknown.remove(&key);
                     if let Some(value) = value {

@@ -28,8 +28,8 @@ const SAVE_AFTER: Duration = Duration::from_millis(50);
 /// After a crash, how long the agent has to come and complete the intent before it counts as complete.
 const AGENT_LIMIT: Duration = Duration::from_secs(3);
 
-/// How much one read takes.
-const READ_SIZE: usize = 64 << 10;
+/// How much one read takes: some three thousand routes, which the agent programs while we read the next.
+const READ_SIZE: usize = 16 << 10;
 
 /// What tasks report.
 pub(super) enum Event {

@@ -16,7 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-/// Events that may wait. With 64 KiB a read this bounds what peers can make us hold.
+/// Events that may wait. With 16 KiB a read this bounds what peers can make us hold.
 const EVENTS: usize = 128;
 
 /// Events handled before what they lead to is carried out: what came together goes out together.

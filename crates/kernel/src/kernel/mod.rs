@@ -362,18 +362,20 @@ impl Kernel {
             Some(Route::Direct { link }) if prefix.is_host() => Some(link.clone()),
             _ => None,
         };
-        let keys: BTreeSet<Prefix> = match scope {
+        let every: BTreeSet<Prefix>;
+        let keys = match scope {
             Scope::All => {
                 let wanted = desired.routes.iter().filter(|(_, route)| matches!(route, Route::Direct { .. }));
                 let direct = |route: &OwnRoute| matches!(route.shape, Shape::Direct { .. });
                 let actual = self.routes.actual().iter().filter(|(_, route)| direct(route));
                 let either = wanted.map(|(prefix, _)| prefix).chain(actual.map(|(prefix, _)| prefix));
-                either.chain(self.owners.keys()).copied().collect()
+                every = either.chain(self.owners.keys()).copied().collect();
+                &every
             }
-            Scope::Keys(keys) => keys.clone(),
+            Scope::Keys(keys) => keys,
         };
         let mut departed = BTreeSet::new();
-        for prefix in keys {
+        for &prefix in keys {
             let left_behind = || match self.routes.actual().get(&prefix)?.shape {
                 Shape::Direct { link } if prefix.is_host() => Some(self.links.name(link).cloned()),
                 _ => None,

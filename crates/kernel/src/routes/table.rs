@@ -138,8 +138,10 @@ impl Table for RouteTable {
             by_prefix.push((prefix, result));
         }
         // What is unknown but has nothing to remove is as desired.
-        let answered: BTreeSet<Prefix> = by_prefix.iter().map(|(prefix, _)| *prefix).collect();
-        by_prefix.extend(plan.remove.iter().filter(|p| !answered.contains(p)).map(|prefix| (*prefix, Ok(()))));
+        if !plan.remove.is_empty() {
+            let answered: BTreeSet<Prefix> = by_prefix.iter().map(|(prefix, _)| *prefix).collect();
+            by_prefix.extend(plan.remove.iter().filter(|p| !answered.contains(p)).map(|prefix| (*prefix, Ok(()))));
+        }
         by_prefix
     }
 }
