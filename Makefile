@@ -4,11 +4,12 @@ CARGO ?= cargo
 LAB   ?= lasthop
 RELEASE := target/release/lasthop
 
-.PHONY: help demo test bench build lab-up lab-down deps deps-test fmt lint unit doc test-e2e test-vm
+.PHONY: help demo test conformance bench build lab-up lab-down deps deps-test fmt lint unit doc test-e2e test-vm
 
 help:
 	@echo "make demo      see it work: three hosts, a route reflector, workloads, on this machine"
 	@echo "make test      everything a contributor needs: format, lints, tests, documentation, end to end"
+	@echo "make conformance  all cases about policy, on the evaluator and as real packets on nftables and both iptables"
 	@echo "make bench     the numbers, printed and written to bench/results/"
 	@echo "make lab-up    bring the reference network up; make lab-down takes it down"
 
@@ -26,6 +27,15 @@ lab-down:
 
 bench: deps-test build
 	$(CARGO) run --release --quiet --package lasthop-xtask -- bench
+
+conformance: deps-test
+	$(CARGO) build --quiet --package lasthop-xtask
+	for engine in evaluator nft iptables-legacy iptables-nft; do \
+		echo "policy, $$engine:" && \
+		$(CARGO) run --quiet --package lasthop-xtask -- conformance policy conformance/policy_verdicts.json --engine $$engine || exit 1; \
+	done
+	$(CARGO) run --quiet --package lasthop-xtask -- conformance selectors conformance/selectors.json
+	$(CARGO) run --quiet --package lasthop-xtask -- conformance validation conformance/validation.json
 
 test: deps-test fmt lint unit doc
 

@@ -245,7 +245,7 @@ pub struct InterfacePolicy {
 pub enum Interface {
     /// The one of this name.
     Named(IfName),
-    /// Every one that is not named and is no workload's; its forward policy also meets packets of workload links.
+    /// Every one that is not named and is no workload's; its forward and pre-DNAT policy also meet packets of workload links.
     Any,
 }
 

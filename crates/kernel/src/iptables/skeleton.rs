@@ -176,7 +176,7 @@ pub(super) fn chains(inputs: &Inputs<'_>, family: Family) -> Result<Chains, Erro
     put(Table::Filter, TO_HOST, to_host(inputs, family));
     for (place, table, name, rules) in [
         (Place::UntrackedOut, Table::Raw, RAW_OUT, raw_out(patterns, inputs)),
-        (Place::BeforeDnat, Table::Mangle, BEFORE_DNAT, before_dnat(patterns, inputs)),
+        (Place::BeforeDnat, Table::Mangle, BEFORE_DNAT, before_dnat(inputs)),
         (Place::Output, Table::Filter, OUTPUT, output(patterns, inputs)),
     ] {
         if inputs.places.contains(&place) {
@@ -261,10 +261,9 @@ fn raw_out(patterns: &[String], inputs: &Inputs<'_>) -> Vec<Rule> {
     rules
 }
 
-fn before_dnat(patterns: &[String], inputs: &Inputs<'_>) -> Vec<Rule> {
+fn before_dnat(inputs: &Inputs<'_>) -> Vec<Rule> {
     let mask = inputs.mask;
-    let mut rules = per_pattern(patterns, "-i", "-", &Target::Return);
-    rules.push(Rule::new("established", state("RELATED,ESTABLISHED"), Target::Return));
+    let mut rules = vec![Rule::new("established", state("RELATED,ESTABLISHED"), Target::Return)];
     rules.push(match inputs.places.contains(&Place::UntrackedIn) {
         true => Rule::new("settled", mask.is_settled(), Target::Return),
         // Nobody before has said anything, so what is there is not ours.

@@ -8,7 +8,8 @@
 //!
 //! * A base chain is only there if an interface has policy of its kind, so it costs nothing elsewhere.
 //! * An interface that has an endpoint of its own without policy of a kind passes; only others meet the wildcard's.
-//! * The loopback, workloads' links (but in forward) and neighbour discovery are never closed.
+//! * The loopback, workloads' links (but in forward and before DNAT, where the wildcard's policy meets their packets too) and
+//!   neighbour discovery are never closed.
 
 use super::expr::{Base, Compare, Expr, Meta, Reg, Verdict};
 use super::policy::Stage;
@@ -153,7 +154,9 @@ impl Hosts {
         }
         if !forward {
             rules.push(rule("loopback", [meta(key, b"lo\0"), vec![accept()]]));
-            rules.extend(per_prefix(prefixes, key, "workload", &accept()));
+            if place != Place::BeforeDnat {
+                rules.extend(per_prefix(prefixes, key, "workload", &accept()));
+            }
             for (id, first, last) in [("router discovery", 133, 134), ("neighbour discovery", 135, 136)] {
                 rules.push(rule(id, [icmpv6(255, first, last), vec![accept()]]));
             }

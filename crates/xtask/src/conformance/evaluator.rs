@@ -31,11 +31,11 @@ impl Engine for Evaluator {
                 why.push(format!("{word} by the rest of the host's firewall"));
             }
             Answer {
-                arrives: match journey.verdict {
+                arrives: Some(match journey.verdict {
                     Verdict::Allow => true,
                     Verdict::Deny => false,
                     Verdict::GoOn => case.host_accepts,
-                },
+                }),
                 egress: allows(&probe.from, Direction::Egress),
                 ingress: allows(&probe.to, Direction::Ingress),
                 why: why.join("; "),

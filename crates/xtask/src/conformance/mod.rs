@@ -1,15 +1,21 @@
 //! Runs case files of the shared form (conformance/) against an engine, and says what failed and why.
 
 mod evaluator;
+mod kernel;
+mod node;
+mod packet;
 mod policy;
 mod selectors;
 mod validation;
+mod wire;
 
 pub use evaluator::Evaluator;
+pub use kernel::{Dataplane, Kernel, Tamper};
 pub use policy::{Answer, Case, Engine, Probe, cases, run as policy_cases};
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
+use lasthop_kernel::iptables::Backend;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -46,6 +52,14 @@ enum Topic {
 enum EngineName {
     /// `policy::decide`.
     Evaluator,
+    /// A kernel with nftables.
+    Nft,
+    /// A kernel with the iptables that is this machine's default.
+    Iptables,
+    /// A kernel with the original iptables.
+    IptablesLegacy,
+    /// A kernel with iptables on top of nftables.
+    IptablesNft,
 }
 
 /// What failed, and how many did not.
@@ -55,6 +69,8 @@ pub struct Outcome {
     pub passed: usize,
     /// A line for each that did not: id, expected, actual, why.
     pub failed: Vec<String>,
+    /// A line for each probe that the engine cannot try, and why.
+    pub untried: Vec<String>,
     /// Cases of low confidence that are not judged.
     pub unjudged: usize,
 }
@@ -79,15 +95,23 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         Topic::Selectors => selectors::run(&file, &options.only),
         Topic::Validation => validation::run(&file, &options.only),
         Topic::Policy => {
-            let mut engine = match options.engine {
-                EngineName::Evaluator => Evaluator,
+            let kernel = |dataplane| Box::new(Kernel::new(dataplane));
+            let mut engine: Box<dyn Engine> = match options.engine {
+                EngineName::Evaluator => Box::new(Evaluator),
+                EngineName::Nft => kernel(Dataplane::Nft),
+                EngineName::Iptables => kernel(Dataplane::Iptables(Backend::Auto)),
+                EngineName::IptablesLegacy => kernel(Dataplane::Iptables(Backend::Legacy)),
+                EngineName::IptablesNft => kernel(Dataplane::Iptables(Backend::Nft)),
             };
-            policy::run(&file, &options.only, &mut engine)
+            policy::run(&file, &options.only, engine.as_mut())
         }
         Topic::Ipam => anyhow::bail!("there is no address management yet that these cases could be held against"),
     };
     for line in &outcome.failed {
         println!("{line}");
+    }
+    for line in &outcome.untried {
+        println!("not tried: {line}");
     }
     if outcome.unjudged > 0 {
         println!("{} cases of low confidence not judged", outcome.unjudged);

@@ -61,8 +61,8 @@ pub struct Probe {
 /// What became of a probe.
 #[derive(Clone, Debug, Default)]
 pub struct Answer {
-    /// Whether it arrived.
-    pub arrives: bool,
+    /// Whether it arrived; `None` if the engine cannot try such a packet.
+    pub arrives: Option<bool>,
     /// What the source's own policy said, if the engine knows.
     pub egress: Option<bool>,
     /// What the destination's own policy said, if the engine knows.
@@ -102,6 +102,8 @@ pub fn run(file: &Value, only: &str, engine: &mut dyn Engine) -> Outcome {
         let pairs = case.probes.iter().zip(&answers);
         let complaints = pairs.flat_map(|(probe, answer)| complaints(&case, probe, answer)).collect();
         outcome.note(complaints);
+        let untried = case.probes.iter().zip(&answers).filter(|(_, answer)| answer.arrives.is_none());
+        outcome.untried.extend(untried.map(|(probe, answer)| format!("{}: {}: {}", case.id, probe.name, answer.why)));
     }
     outcome
 }
@@ -116,7 +118,7 @@ fn complaints(case: &Case, probe: &Probe, answer: &Answer) -> Vec<String> {
         })
     };
     let checks = [
-        differ("verdict", Some(probe.expected), Some(answer.arrives)),
+        differ("verdict", Some(probe.expected), answer.arrives),
         differ("egress", probe.egress, answer.egress),
         differ("ingress", probe.ingress, answer.ingress),
     ];
