@@ -507,8 +507,9 @@ impl Programs {
         }
         let unused: Vec<(StackId, Stage)> = self.held.keys().filter(|key| !self.in_use(**key)).copied().collect();
         unused.into_iter().for_each(|key| self.let_go(key));
-        let referred: BTreeSet<Vec<u8>> =
-            self.actual.links.values().flatten().flatten().map(|id| unit::stack_key(*id)).collect();
+        let of_links = self.actual.links.values().flatten().flatten();
+        let held = self.held.keys().filter(|(_, stage)| *stage == Stage::Filter).map(|(stack, _)| stack);
+        let referred: BTreeSet<Vec<u8>> = of_links.chain(held).map(|id| unit::stack_key(*id)).collect();
         let stacks: Vec<Vec<u8>> = self.actual.stacks.keys().filter(|key| !referred.contains(*key)).cloned().collect();
         let mut messages = Vec::new();
         for key in &stacks {
