@@ -7,9 +7,11 @@
 use crate::api::Drift;
 use crate::run::{Agent, DRIFT_KEPT, Known, Look};
 use lasthop_compute::{Changes, Event, Route};
-use lasthop_kernel::KernelEvent;
+use lasthop_kernel::iptables::Backend;
 use lasthop_kernel::nft::{PolicyKey, PolicyScope};
 use lasthop_kernel::reconcile::{Outcome, Pending, Scope};
+use lasthop_kernel::{Dataplane, KernelEvent};
+use lasthop_model::{self as model, IptablesBackend};
 use lasthop_net::{IfName, Prefix};
 use lasthop_policy::ir::PolicyChanges;
 use lasthop_policy::world::Interfaces;
@@ -31,6 +33,7 @@ impl Agent {
         if self.stopping {
             return;
         }
+        self.choose_dataplane();
         self.survey();
         let mut changes = self.engine.take_changes();
         let mut everything = false;
@@ -63,6 +66,33 @@ impl Agent {
         self.take_links_away();
         let routes = self.put(&changes, everything);
         self.tell(&changes, &routes);
+    }
+
+    /// What carries guard and policy is a setting. The other one goes once this one is whole.
+    fn choose_dataplane(&mut self) {
+        let settings = self.engine.settings();
+        let wanted = match (settings.dataplane, settings.iptables_backend) {
+            (model::Dataplane::Auto | model::Dataplane::Nftables, _) => Dataplane::Nft,
+            (model::Dataplane::Iptables, IptablesBackend::Auto) => Dataplane::Iptables(Backend::Auto),
+            (model::Dataplane::Iptables, IptablesBackend::Legacy) => Dataplane::Iptables(Backend::Legacy),
+            (model::Dataplane::Iptables, IptablesBackend::Nft) => Dataplane::Iptables(Backend::Nft),
+        };
+        if self.known == Known::Nothing || wanted == self.dataplane {
+            return;
+        }
+        match self.kernel.use_dataplane(wanted) {
+            Ok(()) => {
+                self.dataplane = wanted;
+                self.pending.remove("dataplane");
+                if !matches!(self.look, Look::Again) {
+                    self.look = Look::Everything;
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "policy stays with what carried it");
+                self.pending.insert("dataplane".to_owned(), error.to_string());
+            }
+        }
     }
 
     /// Host endpoints that are found by address need to know the host's own interfaces. Looked at when links change, and

@@ -24,7 +24,7 @@ use anyhow::Context;
 use lasthop_compute::{Changes, Engine, Event};
 use lasthop_kernel::netlink::{Protocol, Socket};
 use lasthop_kernel::reconcile::Foreign;
-use lasthop_kernel::{Kernel, KernelConfig};
+use lasthop_kernel::{Dataplane, Kernel, KernelConfig};
 use lasthop_model::policy::Policy;
 use lasthop_model::{EndpointKey, Key, Kind, Resource};
 use lasthop_net::{IfName, NextHops, Prefix};
@@ -90,6 +90,8 @@ pub(crate) struct Agent {
     /// Keys to look at in the next cycle, beside what the engine names.
     pub(crate) look: Look,
     pub(crate) stopping: bool,
+    /// What carries guard and policy.
+    pub(crate) dataplane: Dataplane,
     /// Until then the kernel is left as it is found, but for the guard: the store may know better than the snapshot.
     pub(crate) hold_until: Option<tokio::time::Instant>,
     /// Since the host's own interfaces were last looked at.
@@ -230,6 +232,7 @@ async fn start(config: Config) -> anyhow::Result<Started> {
         refusals: 0,
         look: Look::Again,
         stopping: false,
+        dataplane: Dataplane::default(),
         hold_until: None,
         links_changed: true,
     };

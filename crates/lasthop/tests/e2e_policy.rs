@@ -202,3 +202,33 @@ spec: { revokeConnections: DeniedFlows }
     assert!(allowed.contains(" 0% packet loss"), "{allowed}");
     assert!(!denied.contains(" 0% packet loss") && !denied.contains(" 0 received"), "{denied}");
 }
+
+#[test]
+fn iptables_carries_policy_where_a_host_asks_for_it() {
+    let lab = datapath();
+    let settings = |mode: &str| {
+        format!(
+            "apiVersion: projectcalico.org/v3
+kind: FelixConfiguration
+metadata: {{ name: default }}
+spec: {{ nftablesMode: {mode}, iptablesBackend: Legacy }}
+"
+        )
+    };
+    lab.apply(&settings("Disabled"));
+    lab.apply(&only_w3());
+    lab.comes_to("w1", W2, false);
+    lab.comes_to("w3", W2, true);
+    let begun = Instant::now();
+    while lab.inside("h1", &["nft", "list", "table", "inet", "lasthop"]).0 {
+        assert!(begun.elapsed() < SOON, "the nft table stays\n{}", lab.logs());
+    }
+    assert!(lab.inside("h1", &["iptables-legacy-save"]).1.contains("LASTHOP-"));
+    assert!(!lab.reaches("w1", W2) && lab.reaches("w3", W1));
+    lab.apply(&settings("Enabled"));
+    let begun = Instant::now();
+    while lab.inside("h1", &["iptables-legacy-save"]).1.contains("LASTHOP-") {
+        assert!(begun.elapsed() < SOON, "the chains stay\n{}", lab.logs());
+    }
+    assert!(!lab.reaches("w1", W2) && lab.reaches("w3", W1));
+}
