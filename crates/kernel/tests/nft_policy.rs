@@ -759,3 +759,44 @@ fn rules_count_and_denied_packets_are_told() {
         assert!(denied.from_link.is_some());
     }
 }
+
+/// The table as an earlier version made it: one base chain, maps from names to verdicts.
+const EARLIER: &str = "
+table inet lasthop {
+  map from_endpoint { type ifname : verdict; elements = { \"lha\" : return, \"lhb\" : return }; }
+  map to_endpoint { type ifname : verdict; elements = { \"lha\" : accept, \"lhb\" : accept }; }
+  chain judge_from { iifname vmap @from_endpoint comment \"judge\"; counter drop comment \"no-policy-from\"; }
+  chain from_workload { ct state invalid counter drop comment \"invalid\"; goto judge_from comment \"judge\"; }
+  chain to_workload { ct state invalid counter drop comment \"invalid\"; oifname vmap @to_endpoint comment \"judge\"; counter drop comment \"no-policy-to\"; }
+  chain forward { type filter hook forward priority 0; ct state established,related accept comment \"established\"; iifname \"lh*\" jump from_workload comment \"from lh\"; oifname \"lh*\" jump to_workload comment \"to lh\"; }
+}";
+
+/// An upgrade from a table of an earlier shape, under traffic: what both allow is never lost.
+#[test]
+fn an_upgrade_of_the_skeleton_loses_nothing() {
+    let Lab { host, mut traffic } = Lab::new();
+    let policy = edited(&mut Random(5), 0);
+    for round in 0..10 {
+        host.run("nft delete table inet lasthop");
+        host.sh(&format!("nft -f - <<'EOF'{EARLIER}\nEOF"));
+        let stop = AtomicBool::new(false);
+        let (allowed, denied, arrived) = std::thread::scope(|scope| {
+            let _stop = Stop(&stop);
+            let sender = scope.spawn(|| flows(&mut traffic, &stop));
+            std::thread::sleep(Duration::from_millis(20));
+            let mut nft = host.enter(|| Nft::open().expect("sockets"));
+            nft.read_back().expect("read back");
+            ready(&mut nft);
+            std::thread::sleep(Duration::from_millis(20));
+            all_done(&nft.sync_policy(&policy, PolicyScope::All));
+            std::thread::sleep(Duration::from_millis(20));
+            stop.store(true, Ordering::Relaxed);
+            sender.join().expect("the sender ends")
+        });
+        let lost = allowed.difference(&arrived).count();
+        assert_eq!(lost, 0, "round {round}: of {} flows", allowed.len());
+        assert!(!arrived.is_superset(&denied), "the new policy is in force at the end");
+        let listing = host.run("nft list table inet lasthop 2>/dev/null").1;
+        assert!(listing.contains("stack-") && !listing.contains("from_endpoint"), "{listing}");
+    }
+}
