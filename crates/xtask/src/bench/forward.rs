@@ -113,8 +113,12 @@ const HOST_MAC: &str = "ee:ee:ee:ee:ee:ee";
 
 pub(super) fn run(plan: &Plan) -> Result<Vec<Row>> {
     let site = Site::up(plan, HOST)?;
-    for (host, workloads) in [("bare", ["b1", "b2"]), ("open", ["o1", "o2"])] {
-        bare_host(&site, host, workloads)?;
+    for (host, address, workloads) in
+        [("bare", "172.18.203.21/24", ["b1", "b2"]), ("open", "172.18.203.22/24", ["o1", "o2"])]
+    {
+        let name = site.on_fabric(host, address)?;
+        ip(&name, "route add default via 172.18.203.1\nroute add unreachable 10.65.0.0/16\n")?;
+        bare_host(&site, &name, workloads)?;
     }
     load_table(&site.namespace("bare"))?;
     direct(&site)?;
@@ -156,20 +160,19 @@ pub(super) fn run(plan: &Plan) -> Result<Vec<Row>> {
 }
 
 /// A host by hand: the same wiring as ours, no table.
-fn bare_host(site: &Site, host: &str, workloads: [&str; 2]) -> Result<()> {
-    let name = site.further(host)?;
+fn bare_host(site: &Site, name: &str, workloads: [&str; 2]) -> Result<()> {
     let settings = |link: &str| {
         let keys =
             [("proxy_arp", 1), ("rp_filter", 1), ("send_redirects", 0), ("accept_redirects", 0), ("forwarding", 1)];
         keys.map(|(key, value)| format!("net.ipv4.conf.{link}.{key}={value}")).to_vec()
     };
-    sysctl(&name, &["net.ipv4.ip_forward=1".to_owned(), "net.ipv4.conf.all.accept_source_route=0".to_owned()])?;
+    sysctl(name, &["net.ipv4.ip_forward=1".to_owned(), "net.ipv4.conf.all.accept_source_route=0".to_owned()])?;
     for ((part, link), (address, mac)) in
         workloads.into_iter().zip(["lhw1", "lhw2"]).zip([(ONE, "02:00:0a:41:00:15"), (TWO, "02:00:0a:41:00:16")])
     {
         let workload = site.further(part)?;
         ip(
-            &name,
+            name,
             &format!(
                 "link add {link} address {HOST_MAC} type veth peer name eth0 address {mac} netns {workload}\n\
              link set {link} up\n\
@@ -177,7 +180,7 @@ fn bare_host(site: &Site, host: &str, workloads: [&str; 2]) -> Result<()> {
              route add {address}/32 dev {link} scope link\n"
             ),
         )?;
-        sysctl(&name, &settings(link))?;
+        sysctl(name, &settings(link))?;
         ip(
             &workload,
             &format!(
