@@ -169,7 +169,7 @@ fn what_others_change_is_put_right_and_told() {
     soon(&lab, "h1", &format!("ip neigh show 10.65.0.2 dev {link}"), "02:00:0a:41:00:02 PERMANENT");
     // The guard: a flushed chain, a removed element, the whole table; the responder.
     sh(&lab, "h1", "nft flush chain inet lasthop forward");
-    soon(&lab, "h1", "nft list chain inet lasthop forward", "jump to_workload");
+    soon(&lab, "h1", "nft list chain inet lasthop forward", "jump from_workload");
     sh(&lab, "h1", &format!("nft delete element inet lasthop sources4 '{{ \"{link}\" . 10.65.0.2 }}'"));
     soon(&lab, "h1", "nft list set inet lasthop sources4", "10.65.0.2");
     sh(&lab, "h1", "nft delete table inet lasthop");
