@@ -18,6 +18,9 @@ use lasthop_policy::world::Interfaces;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+/// From so many links on, it pays to look for a group of links to delete them by.
+const TOGETHER: usize = 4;
+
 /// The keys of one table in this cycle.
 fn scope<'a, K>(everything: bool, keys: &'a BTreeSet<K>) -> Scope<'a, K> {
     if everything { Scope::All } else { Scope::Keys(keys) }
@@ -193,7 +196,7 @@ impl Agent {
     fn take_links_away(&mut self) {
         let wanted = &self.engine.desired().links;
         let going: Vec<IfName> = self.leaving.keys().filter(|link| !wanted.contains_key(*link)).cloned().collect();
-        if going.len() > 1
+        if going.len() >= TOGETHER
             && let Err(error) = lasthop_kernel::link::delete_together(&mut self.socket, &going)
         {
             tracing::warn!(%error, "links do not go together; they go one by one");

@@ -18,7 +18,7 @@ use crate::records::{Intent, Maker, Published, Record, Records};
 use crate::snapshot::{News, Saved, Snapshot};
 use crate::socket::{self, Call};
 use crate::voice::{Heard, Voice};
-use crate::withdraw::Departures;
+use crate::withdraw::{Confirmed, Departures};
 use crate::{http, readable, stores};
 use anyhow::Context;
 use lasthop_compute::{Changes, Engine, Event};
@@ -69,6 +69,8 @@ pub(crate) struct Agent {
     pub(crate) known: Known,
     /// Changes that wait for their withdrawal.
     pub(crate) departures: Departures,
+    /// Withdrawals that are confirmed but not yet acted on.
+    pub(crate) confirmed: Option<Confirmed>,
     /// Callers whose workloads are on their way.
     pub(crate) callers: Vec<Waiting>,
     /// Prefixes whose route the kernel has acknowledged.
@@ -219,6 +221,7 @@ async fn start(config: Config) -> anyhow::Result<Started> {
         words,
         known: Known::Nothing,
         departures: Departures::new(),
+        confirmed: None,
         callers: Vec::new(),
         programmed: BTreeSet::new(),
         stale: BTreeSet::new(),

@@ -1,6 +1,8 @@
 //! Never taken away before it is withdrawn: a change that takes addresses from an endpoint is kept here until the speaker
 //! has told its peers, for [`PATIENCE`] at most. Meanwhile the endpoint stays in force as it was, and the loop does its
-//! other work; who asked for the change is answered after it.
+//! other work; who asked for the change is answered after it. Changes that wait at the same time are carried out in one
+//! cycle, since the kernel takes about as long to part with one link as with fifty; none waits for others for longer than
+//! [`GATHER`].
 //!
 //! What is kept is the event, not the kernel's objects: an event carries its whole value and the last of a key counts, so
 //! that compute needs no word for "going". A change of settings or pools does not wait: it is withdrawn, then carried out.
@@ -18,8 +20,20 @@ use tokio::time::{Duration, Instant, timeout};
 /// waited for: while it is dead, nobody can tell its peers.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long a change whose withdrawal is confirmed waits for others that are on their way.
+const GATHER: Duration = Duration::from_millis(20);
+
 /// Changes that wait for their withdrawal, by endpoint.
 pub(crate) type Departures = BTreeMap<EndpointKey, Departure>;
+
+/// Withdrawals that are confirmed but not yet acted on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Confirmed {
+    /// Up to this one.
+    number: u64,
+    /// They wait for others until then.
+    until: Instant,
+}
 
 /// A change that waits for its withdrawal.
 #[derive(Debug)]
@@ -30,6 +44,12 @@ pub(crate) struct Departure {
     /// The withdrawal's number, once it is sent.
     number: Option<u64>,
     until: Instant,
+}
+
+impl Departure {
+    fn is_confirmed(&self, number: u64) -> bool {
+        self.number.is_some_and(|own| own <= number)
+    }
 }
 
 impl Agent {
@@ -91,14 +111,28 @@ impl Agent {
         }
     }
 
-    /// Carries out what waited for the withdrawals up to this one.
+    /// Carries out what waited for the withdrawals up to this one, unless others are on their way: then soon.
     pub(crate) fn withdrawn(&mut self, number: u64) {
-        self.carry_out(|departure| departure.number.is_some_and(|own| own <= number));
+        let until = self.confirmed.map_or_else(|| Instant::now() + GATHER, |confirmed| confirmed.until);
+        let number = self.confirmed.map_or(number, |confirmed| confirmed.number.max(number));
+        self.confirmed = Some(Confirmed { number, until });
+        if self.departures.values().all(|departure| departure.is_confirmed(number)) {
+            self.carry_out_confirmed();
+        }
+    }
+
+    fn carry_out_confirmed(&mut self) {
+        if let Some(Confirmed { number, .. }) = self.confirmed.take() {
+            self.carry_out(|departure| departure.is_confirmed(number));
+        }
     }
 
     /// Carries out what has waited long enough.
     pub(crate) fn give_up_waiting(&mut self) {
         let now = Instant::now();
+        if self.confirmed.is_some_and(|confirmed| confirmed.until <= now) {
+            self.carry_out_confirmed();
+        }
         let count = self.carry_out(|departure| departure.until <= now);
         if count > 0 {
             tracing::warn!(count, "the speaker did not confirm withdrawals in time; the routes go all the same");
@@ -107,7 +141,8 @@ impl Agent {
 
     /// When [`Self::give_up_waiting`] is next to be called.
     pub(crate) fn patience_ends(&self) -> Option<Instant> {
-        self.departures.values().map(|departure| departure.until).min()
+        let gathered = self.confirmed.map(|confirmed| confirmed.until);
+        self.departures.values().map(|departure| departure.until).chain(gathered).min()
     }
 
     fn carry_out(&mut self, is_due: impl Fn(&Departure) -> bool) -> usize {

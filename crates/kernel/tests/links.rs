@@ -182,3 +182,18 @@ fn a_namespace_is_opened_by_name_path_and_process() {
     assert!(netns::delete(&scratch.name).unwrap());
     assert!(!netns::delete(&scratch.name).unwrap());
 }
+
+#[test]
+fn links_that_go_together_take_no_other_along() {
+    let scratch = Scratch::new();
+    scratch.sh("for n in 1 2 3 4 5 6; do ip link add lh$n type veth peer name p$n; done; ip link set lh3 up; ip link set p3 up");
+    // The very group that is tried first.
+    scratch.sh("ip link set lh6 group 1818781551");
+    let names = |numbers: &[u8]| numbers.iter().map(|n| name(&format!("lh{n}"))).collect::<Vec<_>>();
+    scratch.run(|| {
+        let mut socket = Socket::open(Protocol::Route).unwrap();
+        link::delete_together(&mut socket, &names(&[1, 2, 3, 9])).unwrap();
+    });
+    let left = scratch.sh("ip -o link show type veth | cut -d: -f2 | cut -d@ -f1 | tr -d ' ' | sort | paste -sd' '");
+    assert_eq!(left, "lh4 lh5 lh6 p4 p5 p6");
+}

@@ -6,6 +6,7 @@ use crate::netlink::{Message, Socket};
 use crate::netns::Netns;
 use lasthop_net::{IfIndex, IfName, Mac};
 use nix::errno::Errno;
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, AsRawFd};
 
 /// `VETH_INFO_PEER`: a `struct ifinfomsg` and attributes of the other end.
@@ -191,27 +192,49 @@ pub fn create_bridge(socket: &mut Socket, spec: &BridgeSpec) -> Result<(), Error
     socket.request(&request, &format!("create bridge {}", spec.name)).map(drop)
 }
 
-/// The group (`IFLA_GROUP`) of links on their way out: a number that nobody else would choose.
+/// Groups (`IFLA_GROUP`) of links on their way out begin here: numbers that hardly anybody else would choose.
 const GOING: u32 = 0x6c68_676f;
+/// `RTEXT_FILTER_SKIP_STATS`: a list without counters is half as long.
+const SKIP_STATS: u32 = 1 << 3;
 
 /// Deletes links that we made in one request, so that the kernel waits for its readers once and not once a link
-/// (`rtnl_group_dellink` in net/core/rtnetlink.c). What is not there is passed over.
+/// (`rtnl_group_dellink` in net/core/rtnetlink.c). What is not there is passed over. The request is for a group that no
+/// link was in before, so that no link of somebody else goes along. On an error all links that are left are there as before.
 pub fn delete_together(socket: &mut Socket, names: &[IfName]) -> Result<(), Error> {
-    for name in names {
+    let group = unused_group(socket)?;
+    let put = |name: &IfName, group: u32| {
         let mut request = message(libc::RTM_SETLINK, 0);
-        request.put_str(libc::IFLA_IFNAME, name.as_str());
-        request.put_u32(libc::IFLA_GROUP, GOING);
-        match socket.request(&request, &format!("put link {name} among those that go")) {
-            Err(error) if !error.is_absent() => return Err(error),
-            _ => {}
+        request.put_str(libc::IFLA_IFNAME, name.as_str()).put_u32(libc::IFLA_GROUP, group);
+        request
+    };
+    let requests: Vec<Message> = names.iter().map(|name| put(name, group)).collect();
+    let answers = socket.batch(&requests, "put links among those that go");
+    let delete = |socket: &mut Socket| {
+        answers.into_iter().find(|answer| answer.as_ref().is_err_and(|error| !error.is_absent())).unwrap_or(Ok(()))?;
+        let mut request = message(libc::RTM_DELLINK, 0);
+        request.put_u32(libc::IFLA_GROUP, group);
+        match socket.request(&request, &format!("delete {} links", names.len())) {
+            Err(error) if !error.is_absent() => Err(error),
+            _ => Ok(()),
         }
+    };
+    let result = delete(socket);
+    if result.is_err() {
+        // Back among those that stay.
+        let requests: Vec<Message> = names.iter().map(|name| put(name, 0)).collect();
+        socket.batch(&requests, "take links from those that go");
     }
-    let mut request = message(libc::RTM_DELLINK, 0);
-    request.put_u32(libc::IFLA_GROUP, GOING);
-    match socket.request(&request, &format!("delete {} links", names.len())) {
-        Err(error) if !error.is_absent() => Err(error),
-        _ => Ok(()),
-    }
+    result
+}
+
+/// A group that no link is in.
+fn unused_group(socket: &mut Socket) -> Result<u32, Error> {
+    let mut request = message(libc::RTM_GETLINK, 0);
+    request.put_u32(libc::IFLA_EXT_MASK, SKIP_STATS);
+    let replies = socket.dump(&request, "list the groups of links")?;
+    let groups = replies.iter().filter_map(|link| link.attributes(IFINFOMSG).get(libc::IFLA_GROUP)?.u32());
+    let taken: BTreeSet<u32> = groups.collect();
+    (GOING..u32::MAX).find(|group| !taken.contains(group)).ok_or_else(|| Error::Invalid("no group is free".to_owned()))
 }
 
 /// Deletes a link; true if there was one. Only for links that we made.
