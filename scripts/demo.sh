@@ -43,6 +43,7 @@ inside w21 ip neigh show
 
 title "BGP: every host has one session, with the reflector"
 for host in compute-1 compute-2 compute-3; do
+    echo "$host:"
     inside $host lasthop bgp peers
 done
 
@@ -60,8 +61,8 @@ lab ping | tail -n 1
 title "One host on one screen"
 inside compute-1 lasthop status
 
-flag=''
-[ "$lab" = lasthop ] || flag=" --name $lab"
+flag='' down='make lab-down'
+[ "$lab" = lasthop ] || flag=" --name $lab" down="make lab-down LAB=$lab"
 title "The lab is up. Try next:"
 cat <<TEXT
   $program lab$flag kill compute-1 agent      end an agent: packets keep flowing; 'start compute-1 agent' brings it back
@@ -71,5 +72,5 @@ cat <<TEXT
   $program lab up --topology dual --name other  IPv4 and IPv6, beside this one
 
 Take it down:
-  make lab-down       (or: $program lab$flag down)
+  $down       (or: $program lab$flag down)
 TEXT
