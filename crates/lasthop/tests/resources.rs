@@ -188,7 +188,7 @@ fn one_wrong_document_changes_nothing() {
             "apiVersion: is missing; write projectcalico.org/v3",
         ),
         ("apply", POOL.replace("IPPool", "IPPol"), 2, "did you mean 'IPPool'?"),
-        ("apply", POOL.replace("IPPool", "NetworkPolicy"), 2, "x.yaml:2: kind: 'NetworkPolicy' is"),
+        ("apply", POOL.replace("IPPool", "BGPFilter"), 2, "x.yaml:2: kind: 'BGPFilter' is"),
         ("apply -n blue", ENDPOINT.replace("name: vm1", "name: vm1, namespace: red"), 2, "--namespace says 'blue'"),
     ];
     for (verb, text, code, expected) in cases {
@@ -355,7 +355,7 @@ fn a_server_that_cannot_start_says_why() {
     let site = Site::start("", |_| {});
     site.fails("server", 1, "store.redb is in use by another process");
     site.write("lasthop.yaml", "group: no-such-group-here\nrunDirectory: run2\nstateDirectory: state2\n");
-    site.fails("server", 2, "group 'no-such-group-here' does not exist: make it by 'groupadd --system");
+    site.fails("server", 2, "group 'no-such-group-here' does not exist: create it with 'groupadd --system");
     site.write("lasthop.yaml", "runDirectory: none\nstateDirectory: none\n");
     site.fails("get nodes", 5, "cannot reach the store: none/store.sock: ");
     site.fails("get nodes", 5, "is 'lasthop agent' or 'lasthop server' running there?");

@@ -224,7 +224,7 @@ impl Responders {
         }));
         let mut results = self.socket.batch(&messages, &attempted).into_iter();
         match results.next() {
-            Some(Err(error)) if error.errno() != Some(Errno::EEXIST) => return Err(error),
+            Some(Err(error)) if error.errno() != Some(Errno::EEXIST) => Err(error),
             _ => results.collect(),
         }
     }
