@@ -10,7 +10,7 @@ missing() {
 }
 
 needed="gcc libc6-dev make net-tools iproute2 iputils-ping procps"
-[ "${1:-}" != test ] || needed="$needed nftables iptables conntrack tcpdump iputils-arping bird2 ethtool python3-scapy \
+[ "${1:-}" != test ] || needed="$needed nftables iptables ipset conntrack tcpdump iputils-arping bird2 ethtool python3-scapy \
     iperf3 netcat-openbsd ndisc6 qemu-system-x86 busybox-static strace"
 
 if [ "$(id -u)" != 0 ]; then
