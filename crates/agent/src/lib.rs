@@ -9,6 +9,7 @@ mod document;
 mod feed;
 mod http;
 mod lock;
+mod memory;
 pub mod names;
 mod readable;
 mod records;

@@ -141,6 +141,7 @@ impl Default for Look {
 /// # Errors
 /// If it cannot start: no right to configure the network, no store, a socket in use.
 pub fn run(config: Config) -> anyhow::Result<()> {
+    crate::memory::one_heap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async move { start(config).await?.serve().await })
 }

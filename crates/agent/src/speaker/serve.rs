@@ -61,6 +61,7 @@ pub enum ServeError {
 /// # Errors
 /// If it cannot start.
 pub fn serve(config: &Config, on_stop: OnStop) -> Result<(), ServeError> {
+    crate::memory::one_heap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;

@@ -50,15 +50,15 @@ const EGRESS: u32 = 0xffff_fff3;
 #[derive(Clone, Debug)]
 pub struct Responder {
     digest: u64,
-    /// `None` if only read back.
-    program: Option<Vec<Insn>>,
+    /// What the program is made of, which is less than the program; `None` if only read back.
+    made_of: Option<(Mac, Box<[Prefix]>)>,
 }
 
 impl Responder {
     /// Answers with `host_mac` for everything but the workload's own addresses: those of `sources` that are single.
     pub fn new(host_mac: Mac, sources: &BTreeSet<Prefix>) -> Result<Self, AssemblyError> {
         let program = responder::program(host_mac, sources)?;
-        Ok(Self { digest: digest(&program), program: Some(program) })
+        Ok(Self { digest: digest(&program), made_of: Some((host_mac, sources.iter().copied().collect())) })
     }
 }
 
@@ -153,7 +153,7 @@ fn whole(filters: &[Ours]) -> Option<Responder> {
     let first = filters.first()?;
     let complete = filters.iter().map(|filter| filter.place).eq(places());
     let alike = filters.iter().all(|filter| filter.digest == first.digest);
-    Some(Responder { digest: if complete && alike { first.digest } else { WRONG }, program: None })
+    Some(Responder { digest: if complete && alike { first.digest } else { WRONG }, made_of: None })
 }
 
 fn read_digest(name: &str) -> Option<u64> {
@@ -200,10 +200,12 @@ impl Responders {
     fn attach(&mut self, name: &IfName, wanted: &Responder, known: Option<&Responder>) -> Result<(), Error> {
         let attempted = format!("hang the ARP responder on {name}");
         let index = link::need(&mut self.socket, name)?.index;
-        let Some(insns) = &wanted.program else {
+        let Some((host_mac, sources)) = &wanted.made_of else {
             return Err(Error::Invalid(format!("{attempted}: its program is not known")));
         };
-        let program = Program::load(NAME, insns)?;
+        let insns = responder::program(*host_mac, &sources.iter().copied().collect())
+            .map_err(|error| Error::Invalid(format!("{attempted}: {error}")))?;
+        let program = Program::load(NAME, &insns)?;
         if known.is_some_and(|known| known.digest == WRONG) {
             let misplaced: Vec<Ours> =
                 self.ours(index)?.into_iter().filter(|f| places().all(|p| p != f.place)).collect();
