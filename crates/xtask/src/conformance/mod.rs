@@ -71,7 +71,7 @@ pub struct Outcome {
     pub failed: Vec<String>,
     /// A line for each probe that the engine cannot try, and why.
     pub untried: Vec<String>,
-    /// Cases of low confidence that are not judged.
+    /// Cases that are not judged: of low confidence, or with nothing that the engine can try.
     pub unjudged: usize,
 }
 
@@ -114,7 +114,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         println!("not tried: {line}");
     }
     if outcome.unjudged > 0 {
-        println!("{} cases of low confidence not judged", outcome.unjudged);
+        println!("{} cases not judged: of low confidence, or with nothing that the engine can try", outcome.unjudged);
     }
     println!("{} passed, {} failed", outcome.passed, outcome.failed.len());
     anyhow::ensure!(outcome.failed.is_empty(), "{} failed", options.file.display());

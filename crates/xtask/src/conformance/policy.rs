@@ -99,6 +99,11 @@ pub fn run(file: &Value, only: &str, engine: &mut dyn Engine) -> Outcome {
                 continue;
             }
         };
+        if !answers.is_empty() && answers.iter().all(|answer| answer.arrives.is_none()) {
+            outcome.unjudged += 1;
+            outcome.untried.extend(answers.iter().map(|answer| format!("{}: {}", case.id, answer.why)));
+            continue;
+        }
         let pairs = case.probes.iter().zip(&answers);
         let complaints = pairs.flat_map(|(probe, answer)| complaints(&case, probe, answer)).collect();
         outcome.note(complaints);
