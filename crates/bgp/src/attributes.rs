@@ -137,6 +137,10 @@ pub(crate) struct Attributes {
     pub(crate) unknown: Vec<Unknown>,
 }
 
+/// RFC 8326.
+pub(crate) const GRACEFUL_SHUTDOWN: u32 = 0xffff_0000;
+/// RFC 7999.
+pub(crate) const BLACKHOLE: u32 = 0xffff_029a;
 pub(crate) const NO_EXPORT: u32 = 0xffff_ff01;
 pub(crate) const NO_ADVERTISE: u32 = 0xffff_ff02;
 pub(crate) const NO_EXPORT_SUBCONFED: u32 = 0xffff_ff03;
@@ -191,6 +195,8 @@ impl Attributes {
 
 fn community(value: u32) -> String {
     match value {
+        GRACEFUL_SHUTDOWN => "graceful-shutdown".to_owned(),
+        BLACKHOLE => "blackhole".to_owned(),
         NO_EXPORT => "no-export".to_owned(),
         NO_ADVERTISE => "no-advertise".to_owned(),
         NO_EXPORT_SUBCONFED => "no-export-subconfed".to_owned(),

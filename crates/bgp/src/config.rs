@@ -1,84 +1,93 @@
-//! What a speaker and its peers are told.
+//! What a speaker and its peers are told. Plain values: who makes them need know nothing of the protocol.
+//!
+//! Each field says what a change of it does to a session that is up ([`Effect`]). The declarations stand in
+//! [`SpeakerConfig::FIELDS`] and [`PeerConfig::FIELDS`]; a field without one does not compile.
 
-use lasthop_net::{Asn, Family};
-use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+mod fields;
+mod peer;
+
+pub use crate::policy::{
+    Community, Lengths, Policy, PrefixMatch, PrefixOperator, RouteChange, RouteSource, Rule, Verdict,
+};
+pub use fields::{Changed, Effect};
+pub use peer::{
+    AddPath, Admin, Auth, Bfd, ConnectMode, LimitAction, NextHop, PeerConfig, PrefixLimit, ReflectMode, RestartMode,
+    Role, RoleMode, Secret, Switch, Ttl,
+};
+
+use lasthop_net::Asn;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 /// Who we are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SpeakerConfig {
-    /// Our AS.
+    /// Our AS. A change resets every session.
     pub asn: Asn,
-    /// Our BGP identifier (RFC 6286): unique in the AS, not zero.
+    /// Our BGP identifier (RFC 6286): unique in the AS, not zero. A change resets every session.
     pub router_id: Ipv4Addr,
-    /// Set on a route reflector (RFC 4456).
+    /// Set on a route reflector (RFC 4456). Hot: paths are judged and shown anew.
     pub cluster_id: Option<Ipv4Addr>,
-    /// TCP port we listen on.
+    /// TCP port we listen on. Hot: sessions that are up stay.
     pub port: u16,
-    /// Graceful restart: how long peers shall keep our routes (RFC 4724 section 3; at most 4095 s).
+    /// Graceful restart: how long peers shall keep our routes (RFC 4724 section 3; at most 4095 s). From the next session on.
     pub restart_time: Duration,
     /// After a restart, how long to wait for the peers' End-of-RIB before paths are chosen (RFC 4724 section 4.1).
+    /// From the next start on.
     pub deferral: Duration,
+    /// Whether we are about to go (RFC 8326): everything we announce says so, and peers look for another way. Hot.
+    pub drain: Drain,
 }
 
-/// A peer. The key of a peer is its address.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PeerConfig {
-    /// Its address.
-    pub address: IpAddr,
-    /// Its TCP port.
-    pub port: u16,
-    /// Its AS; equal to ours (or `local_asn`) for iBGP.
-    pub asn: Asn,
-    /// Our AS in this session, if not the speaker's.
-    pub local_asn: Option<Asn>,
-    /// The address we connect from and are expected at. `None` leaves it to the kernel.
-    pub local_address: Option<IpAddr>,
-    /// Our next hops towards it, by family; where a family has none, `local_address` if it is of that family.
-    pub next_hop_v4: Option<Ipv4Addr>,
-    /// See `next_hop_v4`.
-    pub next_hop_v6: Option<std::net::Ipv6Addr>,
-    /// Who opens the connection.
-    pub connect: ConnectMode,
-    /// Whether we reflect for it (RFC 4456).
-    pub reflect: ReflectMode,
-    /// What next hop we announce.
-    pub next_hop: NextHop,
-    /// Families offered (RFC 4760).
-    pub families: BTreeSet<Family>,
-    /// Hold time offered: zero, or at least 3 s (RFC 4271 section 4.2).
-    pub hold_time: Duration,
-}
+fields::declare!(SpeakerConfig {
+    asn: Reset,
+    router_id: Reset,
+    cluster_id: Hot,
+    port: Hot,
+    restart_time: NextSession,
+    deferral: NextSession,
+    drain: Hot,
+});
 
-/// Who opens the TCP connection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ConnectMode {
-    /// Both sides try; collisions are resolved (RFC 4271 section 6.8).
+/// Whether what we announce carries GRACEFUL_SHUTDOWN (RFC 8326 section 4.2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Drain {
+    /// It does not.
     #[default]
-    Active,
-    /// Only the peer does.
-    Passive,
+    No,
+    /// It does, and towards internal peers LOCAL_PREF is zero.
+    Yes,
 }
 
-/// Whether an iBGP peer is our route-reflection client.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ReflectMode {
-    /// A plain peer.
-    #[default]
-    NonClient,
-    /// Our client.
-    Client,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
 
-/// What next hop is announced.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum NextHop {
-    /// RFC 4271 section 5.1.3: ourselves for own routes and towards eBGP; unchanged when reflected.
-    #[default]
-    Auto,
-    /// Always ourselves (never on reflected routes, RFC 4456 section 8).
-    OurSelf,
-    /// Never changed.
-    Keep,
+    #[test]
+    fn every_changed_field_is_named_with_its_effect() {
+        let old = PeerConfig::new([10, 0, 0, 1].into(), Asn(64512));
+        assert_eq!(old.changes(&old), []);
+        let mut new = old.clone();
+        new.asn = Asn(1);
+        new.import = Policy::accept_all();
+        new.hold_time = Duration::from_secs(9);
+        assert_eq!(
+            old.changes(&new),
+            [
+                Changed { field: "asn", effect: Effect::Reset },
+                Changed { field: "hold_time", effect: Effect::NextSession },
+                Changed { field: "import", effect: Effect::Hot },
+            ]
+        );
+        let names: BTreeSet<&str> = PeerConfig::FIELDS.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names.len(), PeerConfig::FIELDS.len());
+    }
+
+    #[test]
+    fn a_secret_is_never_printed() {
+        let mut config = PeerConfig::new([10, 0, 0, 1].into(), Asn(64512));
+        config.auth = Some(Auth::Md5(Secret::new("hunter2")));
+        assert!(!format!("{config:?}").contains("hunter2"));
+    }
 }

@@ -8,6 +8,7 @@ mod api;
 mod attributes;
 pub mod config;
 mod peer;
+mod policy;
 mod reason;
 mod report;
 mod rib;

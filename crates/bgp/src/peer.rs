@@ -1,12 +1,15 @@
 //! A peer: its configuration, its connections (at most a few, of which one survives), when to dial, and what it told us.
 
 use crate::api::ConnId;
+use crate::attributes::Attributes;
 use crate::config::{ConnectMode, PeerConfig};
 use crate::report::{PeerCounters, PeerState};
 use crate::session::{Connection, Phase};
-use lasthop_net::{Family, Prefix};
-use std::collections::BTreeSet;
+use crate::wire::update::PeerKind;
+use lasthop_net::{Asn, Family, Prefix};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A peer in tables; never used again after the peer is removed.
@@ -69,6 +72,8 @@ pub(crate) struct Peer {
     pub(crate) unreachable: bool,
     /// Its prefixes in the Loc-RIB.
     pub(crate) prefixes: BTreeSet<Prefix>,
+    /// What it told us where the import policy changed something.
+    pub(crate) told: BTreeMap<Prefix, Arc<Attributes>>,
     pub(crate) refused: usize,
     pub(crate) stale: usize,
     pub(crate) owed: Owed,
@@ -110,11 +115,18 @@ impl Peer {
             end_of_rib: BTreeSet::new(),
             unreachable: false,
             prefixes: BTreeSet::new(),
+            told: BTreeMap::new(),
             refused: 0,
             stale: 0,
             owed: Owed::default(),
             armed: None,
         }
+    }
+
+    /// What it is to us, whose AS is `asn` where the peer is told no other.
+    pub(crate) fn kind(&self, asn: Asn) -> PeerKind {
+        let ours = self.config.local_asn.unwrap_or(asn);
+        if ours == self.config.asn { PeerKind::Internal } else { PeerKind::External }
     }
 
     pub(crate) fn established(&self) -> Option<&Connection> {

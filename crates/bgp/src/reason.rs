@@ -79,10 +79,16 @@ pub enum Refusal {
     /// RFC 4271 section 6.3.
     #[error("its next hop is one of our own addresses")]
     OwnNextHop,
+    /// RFC 8212.
+    #[error("no import policy is configured for this external peer (RFC 8212): give it one, if only to accept all")]
+    NoPolicy,
+    /// A rule of the import policy, or none that accepts it.
+    #[error("the import policy rejects it")]
+    Policy,
 }
 
 /// Why a prefix is not advertised to a peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotAdvertised {
     /// The session is not up.
     #[error("the session is not Established")]
@@ -102,6 +108,12 @@ pub enum NotAdvertised {
     /// RFC 1997.
     #[error("it carries the community {0}")]
     Community(&'static str),
+    /// RFC 8212.
+    #[error("no export policy is configured for this external peer (RFC 8212): give it one, if only to accept all")]
+    NoPolicy,
+    /// A rule of the export policy, by name, or none that accepts it.
+    #[error("the export policy rejects it ({0})")]
+    Policy(String),
     /// There is no address of ours to put in.
     #[error("we have no address of this family to announce as next hop: set it for this peer")]
     NoNextHop,

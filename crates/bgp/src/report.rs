@@ -157,6 +157,8 @@ pub enum PathVerdict {
     Lost(crate::Loss),
     /// It is never used, for this reason.
     Refused(crate::Refusal),
+    /// It is never used: this rule of the import policy rejects it.
+    Filtered(String),
 }
 
 impl fmt::Display for PathVerdict {
@@ -166,6 +168,7 @@ impl fmt::Display for PathVerdict {
             Self::Multipath => f.write_str("used beside the best (equal cost)"),
             Self::Lost(loss) => loss.fmt(f),
             Self::Refused(refusal) => refusal.fmt(f),
+            Self::Filtered(rule) => write!(f, "the import policy rejects it ({rule})"),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Who this node is in BGP, and whom it talks to: the mesh, configured peers, and their reverse side.
 
 use crate::{BgpIntent, Finding, PeerIntent, Snapshot};
-use lasthop_bgp::config::{ConnectMode, NextHop, PeerConfig, ReflectMode, SpeakerConfig};
+use lasthop_bgp::config::{Drain, NextHop, PeerConfig, ReflectMode, SpeakerConfig};
 use lasthop_model::{BgpConfiguration, BgpPeer, NextHopMode, Node, NodeMatch, NodeName, PeerTarget};
 use lasthop_net::{Asn, Family};
 use std::collections::BTreeMap;
@@ -47,6 +47,7 @@ pub(crate) fn intent(
         port: world.config.port,
         restart_time: RESTART_TIME,
         deferral: DEFERRAL,
+        drain: Drain::No,
     };
     Some(BgpIntent { speaker, peers })
 }
@@ -182,18 +183,13 @@ impl World<'_> {
 
     fn peer(&self, address: IpAddr, local: Option<IpAddr>, asn: Asn) -> PeerConfig {
         PeerConfig {
-            address,
             port: self.config.port,
-            asn,
-            local_asn: None,
             local_address: local,
             next_hop_v4: self.me.ipv4,
             next_hop_v6: self.me.ipv6,
-            connect: ConnectMode::Active,
-            reflect: ReflectMode::NonClient,
-            next_hop: NextHop::Auto,
             families: Family::ALL.into_iter().filter(|family| self.me.address(*family).is_some()).collect(),
             hold_time: HOLD_TIME,
+            ..PeerConfig::new(address, asn).trusted()
         }
     }
 }

@@ -15,7 +15,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// The first byte of the file: raised with every change of its content.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// What the speaker was last told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +83,7 @@ impl Intent {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lasthop_bgp::config::Drain;
     use lasthop_net::Asn;
     use std::os::unix::fs::PermissionsExt;
     use std::time::Duration;
@@ -100,6 +101,7 @@ mod tests {
                 port: 179,
                 restart_time: Duration::from_secs(120),
                 deferral: Duration::from_millis(1500),
+                drain: Drain::No,
             },
             peers: BTreeMap::new(),
             own: ["10.65.0.24/32", "fd00:65::18/128"].map(|text| text.parse().unwrap()).into(),

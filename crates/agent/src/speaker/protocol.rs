@@ -6,6 +6,7 @@
 //! its part says every learned route and, once it knows them all, `LearnedInSync`.
 
 mod mirror;
+mod plain;
 
 use lasthop_bgp::config::{PeerConfig, SpeakerConfig};
 use lasthop_net::{NextHops, Prefix};
@@ -16,7 +17,7 @@ use std::net::IpAddr;
 pub(super) use mirror::{Speaker as SpeakerMirror, peers, prefixes};
 
 /// The version of the messages below: raised with every change of theirs.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The longest frame.
 pub const FRAME_LIMIT: usize = 16 << 20;

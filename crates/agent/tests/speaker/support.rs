@@ -4,8 +4,8 @@
 use lasthop_agent::config::Config;
 use lasthop_agent::speaker::protocol::ToSpeaker;
 use lasthop_agent::speaker::{Client, Event, OnStop, PeerState, Question, serve};
-use lasthop_bgp::config::{ConnectMode, NextHop, PeerConfig, ReflectMode, SpeakerConfig};
-use lasthop_net::{Asn, Family, NextHops, Prefix};
+use lasthop_bgp::config::{Drain, PeerConfig, SpeakerConfig};
+use lasthop_net::{Asn, NextHops, Prefix};
 use lasthop_testkit::netns::{Host, Process};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -251,6 +251,7 @@ pub(crate) fn config(asn: u32, router_id: &str) -> SpeakerConfig {
         port: 179,
         restart_time: Duration::from_secs(120),
         deferral: Duration::from_secs(5),
+        drain: Drain::No,
     }
 }
 
@@ -258,18 +259,10 @@ pub(crate) fn config(asn: u32, router_id: &str) -> SpeakerConfig {
 pub(crate) fn peer(local: &str, address: &str, asn: u32) -> PeerConfig {
     let last = local.rsplit(['.', ':']).next().unwrap();
     PeerConfig {
-        address: address.parse().unwrap(),
-        port: 179,
-        asn: Asn(asn),
-        local_asn: None,
         local_address: Some(local.parse().unwrap()),
         next_hop_v4: Some(format!("10.99.0.{last}").parse().unwrap()),
         next_hop_v6: Some(format!("fd00:99::{last}").parse().unwrap()),
-        connect: ConnectMode::Active,
-        reflect: ReflectMode::NonClient,
-        next_hop: NextHop::Auto,
-        families: Family::ALL.into(),
-        hold_time: Duration::from_secs(90),
+        ..PeerConfig::new(address.parse().unwrap(), Asn(asn)).trusted()
     }
 }
 

@@ -1,12 +1,15 @@
 //! What a path looks like to a peer, or why it is not shown (RFC 4271 sections 5 and 9.2.1, RFC 4456 sections 6 and 8, RFC 1997, RFC 4360).
 
 use super::table::Source;
-use crate::attributes::{Attributes, DEFAULT_LOCAL_PREF, NO_ADVERTISE, NO_EXPORT, NO_EXPORT_SUBCONFED};
-use crate::config::{NextHop, ReflectMode};
+use crate::attributes::{
+    Attributes, BLACKHOLE, DEFAULT_LOCAL_PREF, GRACEFUL_SHUTDOWN, NO_ADVERTISE, NO_EXPORT, NO_EXPORT_SUBCONFED,
+};
+use crate::config::{Drain, NextHop, ReflectMode};
+use crate::policy::{Applied, Blocked, Policy};
 use crate::reason::NotAdvertised;
 use crate::wire::AsnWidth;
 use crate::wire::update::PeerKind;
-use lasthop_net::{Asn, Family};
+use lasthop_net::{Asn, Family, Prefix};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -19,6 +22,8 @@ pub(crate) struct View {
     pub(crate) our_v6: Option<Ipv6Addr>,
     pub(crate) families: BTreeSet<Family>,
     pub(crate) width: AsnWidth,
+    pub(crate) policy: Policy,
+    pub(crate) drain: Drain,
 }
 
 /// What the peer is to us.
@@ -27,6 +32,12 @@ pub(crate) enum Kind {
     Internal(Reflection),
     /// With the AS we put in front.
     External(Asn),
+}
+
+impl Kind {
+    fn is_external(self) -> bool {
+        matches!(self, Self::External(_))
+    }
 }
 
 /// [`ReflectMode`], ordered.
@@ -64,6 +75,31 @@ impl From<NextHop> for NextHopRule {
 }
 
 impl View {
+    pub(crate) fn peer_kind(&self) -> PeerKind {
+        match self.kind {
+            Kind::Internal(_) => PeerKind::Internal,
+            Kind::External(_) => PeerKind::External,
+        }
+    }
+
+    /// What the export policy makes of a path.
+    pub(crate) fn judge(
+        &self,
+        prefix: Prefix,
+        attributes: &Attributes,
+        source: Option<&Source>,
+    ) -> Result<Applied, Blocked> {
+        self.policy.judge(self.peer_kind(), prefix, (attributes, source.map(|source| source.kind)))
+    }
+
+    fn blocked(&self, blocked: Blocked) -> NotAdvertised {
+        match blocked {
+            Blocked::Missing => NotAdvertised::NoPolicy,
+            Blocked::Rule(rule) => NotAdvertised::Policy(self.policy.name(rule).to_owned()),
+            Blocked::NoRule => NotAdvertised::Policy("no rule accepts it".to_owned()),
+        }
+    }
+
     fn our_address(&self, family: Family) -> Result<IpAddr, NotAdvertised> {
         let ours = match family {
             Family::V4 => self.our_v4.map(IpAddr::from),
@@ -74,17 +110,17 @@ impl View {
 }
 
 /// The attributes to send for a path from `source` (`None`: an own route), or why nothing is sent.
-/// `cluster_id` is ours as a reflector.
+/// `judged` is what [`View::judge`] said; `cluster_id` is ours as a reflector.
 pub(crate) fn export(
     (attributes, family): (&Attributes, Family),
     source: Option<&Source>,
-    view: &View,
+    (view, judged): (&View, &Result<Applied, Blocked>),
     cluster_id: Ipv4Addr,
 ) -> Result<Attributes, NotAdvertised> {
     if !view.families.contains(&family) {
         return Err(NotAdvertised::Family);
     }
-    check_communities(&attributes.communities, view.kind)?;
+    check_communities(&attributes.communities, view.kind, source.is_some())?;
     let from_internal = source.is_some_and(|source| source.kind == PeerKind::Internal);
     let reflected = match view.kind {
         Kind::Internal(to) if from_internal => {
@@ -96,6 +132,7 @@ pub(crate) fn export(
         }
         _ => false,
     };
+    let applied = judged.as_ref().map_err(|blocked| view.blocked(*blocked))?;
     let next_hop = match (view.kind, view.next_hop) {
         _ if source.is_none() => view.our_address(family)?,
         _ if reflected => attributes.next_hop,
@@ -103,9 +140,18 @@ pub(crate) fn export(
         _ => view.our_address(family)?,
     };
     let mut out = Attributes { next_hop, link_local: None, ..attributes.clone() };
+    if view.kind.is_external() {
+        // RFC 4271 section 5.1.4: a received MED goes to no other AS.
+        out.med = attributes.med.filter(|_| source.is_none());
+    }
+    view.policy.apply(applied, &mut out);
+    if view.drain == Drain::Yes && !out.communities.contains(&GRACEFUL_SHUTDOWN) {
+        out.communities.push(GRACEFUL_SHUTDOWN);
+    }
     match view.kind {
         Kind::Internal(_) => {
-            out.local_pref = Some(attributes.local_pref.unwrap_or(DEFAULT_LOCAL_PREF));
+            let local_pref = out.local_pref.unwrap_or(DEFAULT_LOCAL_PREF);
+            out.local_pref = Some(if view.drain == Drain::Yes { 0 } else { local_pref });
             if let Some(source) = source.filter(|_| reflected) {
                 out.originator_id = Some(attributes.originator_id.unwrap_or(source.router_id));
                 out.cluster_list.insert(0, cluster_id);
@@ -115,8 +161,6 @@ pub(crate) fn export(
             out.local_pref = None;
             out.originator_id = None;
             out.cluster_list.clear();
-            // RFC 4271 section 5.1.4: a received MED goes to no other AS.
-            out.med = attributes.med.filter(|_| source.is_none());
             // RFC 4360 section 6: bit 0x40 of the type means "not across an AS boundary".
             out.extended.retain(|[kind, ..]| kind & 0x40 == 0);
             out.as_path.prepend(local_asn);
@@ -126,13 +170,15 @@ pub(crate) fn export(
 }
 
 /// RFC 1997; we are in no confederation, so its border is the AS's.
-fn check_communities(communities: &[u32], kind: Kind) -> Result<(), NotAdvertised> {
+fn check_communities(communities: &[u32], kind: Kind, learned: bool) -> Result<(), NotAdvertised> {
     let outside = matches!(kind, Kind::External(_));
     for community in communities {
         match *community {
             NO_ADVERTISE => return Err(NotAdvertised::Community("no-advertise")),
             NO_EXPORT if outside => return Err(NotAdvertised::Community("no-export")),
             NO_EXPORT_SUBCONFED if outside => return Err(NotAdvertised::Community("no-export-subconfed")),
+            // RFC 7999 section 3.2: as if NO_EXPORT had been added.
+            BLACKHOLE if outside && learned => return Err(NotAdvertised::Community("blackhole")),
             _ => {}
         }
     }

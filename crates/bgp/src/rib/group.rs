@@ -9,6 +9,7 @@ use super::table::Sources;
 use crate::api::Bytes;
 use crate::attributes::{Attributes, Interned};
 use crate::peer::PeerId;
+use crate::policy::{Applied, Blocked};
 use crate::reason::NotAdvertised;
 use crate::wire::{AttributeBlock, pack_reach, pack_withdraw};
 use lasthop_net::{Family, Prefix};
@@ -42,6 +43,8 @@ pub(crate) enum To {
 struct Memo {
     attributes: Arc<Attributes>,
     from: PeerId,
+    family: Family,
+    judged: Result<Applied, Blocked>,
     result: Result<Arc<AttributeBlock>, NotAdvertised>,
 }
 
@@ -107,22 +110,26 @@ impl Group {
     pub(crate) fn block(
         &mut self,
         (attributes, from): &(Arc<Attributes>, PeerId),
-        family: Family,
+        prefix: Prefix,
         (sources, cluster_id): (&Sources, Ipv4Addr),
     ) -> Result<Arc<AttributeBlock>, NotAdvertised> {
-        match &self.memo {
-            Some(memo) if memo.from == *from && Arc::ptr_eq(&memo.attributes, attributes) => memo.result.clone(),
-            _ => {
-                let source = sources.get(from);
-                let result = export((attributes, family), source, &self.view, cluster_id).and_then(|exported| {
-                    let block = AttributeBlock::encode(&exported, self.view.width);
-                    if block.fits() { Ok(self.blocks.get(block)) } else { Err(NotAdvertised::TooLong) }
-                });
-                let attributes = Arc::clone(attributes);
-                self.memo = Some(Memo { attributes, from: *from, result: result.clone() });
-                result
-            }
+        let (source, family) = (sources.get(from), prefix.family());
+        let judged = self.view.judge(prefix, attributes, source);
+        if let Some(memo) = &self.memo
+            && (memo.from, memo.family) == (*from, family)
+            && Arc::ptr_eq(&memo.attributes, attributes)
+            && memo.judged == judged
+        {
+            return memo.result.clone();
         }
+        let exported = export((attributes, family), source, (&self.view, &judged), cluster_id);
+        let result = exported.and_then(|exported| {
+            let block = AttributeBlock::encode(&exported, self.view.width);
+            if block.fits() { Ok(self.blocks.get(block)) } else { Err(NotAdvertised::TooLong) }
+        });
+        let attributes = Arc::clone(attributes);
+        self.memo = Some(Memo { attributes, from: *from, family, judged, result: result.clone() });
+        result
     }
 
     /// Shows a prefix, or no longer.

@@ -15,7 +15,7 @@ mod sessions;
 
 use crate::api::{ConnId, Input, Origin, Output, Start, StopMode};
 use crate::attributes::{Attributes, Interned};
-use crate::config::{PeerConfig, SpeakerConfig};
+use crate::config::{Effect, PeerConfig, SpeakerConfig};
 use crate::peer::{Dial, Peer, PeerId};
 use crate::rib::export::View;
 use crate::rib::group::Group;
@@ -92,6 +92,10 @@ impl Speaker {
                 self.rearm(now, id);
             }
         }
+        if old.drain != self.config.drain {
+            let all: Vec<PeerId> = self.peers.keys().copied().collect();
+            all.into_iter().for_each(|id| self.regroup(now, id));
+        }
         if (old.router_id, old.cluster_id, old.asn) != (self.config.router_id, self.config.cluster_id, self.config.asn)
         {
             self.judge_all_again();
@@ -120,8 +124,9 @@ impl Speaker {
         }
         let old = std::mem::replace(&mut peer.config, config);
         let new = &peer.config;
-        let cold = |c: &PeerConfig| (c.asn, c.local_asn, c.local_address, c.families.clone());
-        if cold(&old) != cold(new) {
+        let changes = old.changes(new);
+        if let Some(changed) = changes.iter().find(|changed| changed.effect == Effect::Reset) {
+            tracing::info!(peer = %new.address, field = changed.field, "the session is reset by a change of its configuration");
             self.reset(now, id, (Notification::CONFIGURATION_CHANGE, "the configuration of the peer changed"));
             self.drop_routes(id);
         } else {

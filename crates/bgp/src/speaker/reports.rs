@@ -2,14 +2,15 @@
 
 use super::Speaker;
 use crate::peer::{Helping, Peer, PeerId};
-use crate::reason::NotAdvertised;
+use crate::policy::Blocked;
+use crate::reason::{NotAdvertised, Refusal};
 use crate::report::{
     AdvertisedReport, NegotiatedReport, PathReport, PathSource, PathVerdict, PeerState, PeerStatus, RestartStatus,
     WhyReport,
 };
 use crate::rib::decision::choose;
 use crate::rib::export::export;
-use crate::rib::table::{Entry, Freshness};
+use crate::rib::table::{Entry, Freshness, Path};
 use crate::session::Agreed;
 use crate::wire::AsnWidth;
 use lasthop_net::Prefix;
@@ -86,6 +87,7 @@ impl Speaker {
             attributes: path.attributes.words(),
             stale: path.freshness == Freshness::Stale,
             verdict: match (path.refusal, losses.get(&place)) {
+                (Some(Refusal::Policy), _) => PathVerdict::Filtered(self.rule_name(prefix, path)),
                 (Some(refusal), _) => PathVerdict::Refused(refusal),
                 _ if choice.best == Some(place) => PathVerdict::Best,
                 _ if choice.equal.contains(&place) => PathVerdict::Multipath,
@@ -100,7 +102,7 @@ impl Speaker {
             PathVerdict::Best => 1,
             PathVerdict::Multipath => 2,
             PathVerdict::Lost(_) => 3,
-            PathVerdict::Refused(_) => 4,
+            PathVerdict::Refused(_) | PathVerdict::Filtered(_) => 4,
         });
         if entry.own.is_some() {
             for report in reports.iter_mut().skip(1).filter(|r| r.verdict == PathVerdict::Best) {
@@ -108,6 +110,16 @@ impl Speaker {
             }
         }
         reports
+    }
+
+    /// The rule of the import policy that rejects a path.
+    fn rule_name(&self, prefix: Prefix, path: &Path) -> String {
+        let Some(peer) = self.peers.get(&path.source) else { return String::new() };
+        let kind = peer.kind(self.config.asn);
+        match peer.config.import.judge(kind, prefix, (&path.attributes, Some(kind))) {
+            Err(Blocked::Rule(rule)) => peer.config.import.name(rule).to_owned(),
+            _ => "no rule accepts it".to_owned(),
+        }
     }
 
     /// Everything about one prefix.
@@ -137,7 +149,8 @@ impl Speaker {
             return Err(NotAdvertised::LearnedFromIt);
         }
         let source = self.table.sources.get(&from);
-        let sent = export((&attributes, prefix.family()), source, &group.view, self.cluster_id())?;
+        let judged = group.view.judge(prefix, &attributes, source);
+        let sent = export((&attributes, prefix.family()), source, (&group.view, &judged), self.cluster_id())?;
         if group.holds_back(from) {
             return Err(NotAdvertised::Deferred);
         }

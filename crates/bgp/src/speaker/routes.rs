@@ -3,15 +3,18 @@
 
 use super::{Running, Speaker};
 use crate::api::{Bytes, Output};
-use crate::attributes::Attributes;
+use crate::attributes::{Attributes, GRACEFUL_SHUTDOWN};
+use crate::config::Switch;
 use crate::peer::PeerId;
+use crate::policy::Blocked;
 use crate::reason::Refusal;
 use crate::rib::export::{Kind, View};
 use crate::rib::group::{Advert, Group, Hold, To};
 use crate::rib::table::{Entry, Freshness, Outcome, Path};
 use crate::wire::update::{PeerKind, Update};
-use crate::wire::{self, end_of_rib};
+use crate::wire::{self, AttributeBlock, end_of_rib};
 use lasthop_net::{Asn, Family, Prefix};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -34,10 +37,11 @@ impl Speaker {
             self.put(id, prefix, None);
         }
         for (attributes, prefixes) in update.announced {
-            let refusal = self.refusal(id, &attributes);
-            let attributes = self.attributes.get(attributes);
+            let told = self.attributes.get(attributes);
+            let refusal = self.refusal(id, &told);
             for prefix in prefixes {
-                let attributes = Arc::clone(&attributes);
+                let (attributes, refusal) = self.import(id, prefix, (&told, refusal));
+                self.keep_told(id, prefix, (&told, &attributes));
                 self.put(id, prefix, Some(Path { attributes, source: id, refusal, freshness: Freshness::Fresh }));
             }
         }
@@ -46,11 +50,51 @@ impl Speaker {
         }
     }
 
+    /// What the import policy makes of a path that a peer told us, and why it is not used if it is not.
+    fn import(
+        &mut self,
+        id: PeerId,
+        prefix: Prefix,
+        (told, refusal): (&Arc<Attributes>, Option<Refusal>),
+    ) -> (Arc<Attributes>, Option<Refusal>) {
+        let same = || Arc::clone(told);
+        let (Some(peer), None) = (self.peers.get(&id), refusal) else { return (same(), refusal) };
+        let kind = peer.kind(self.config.asn);
+        let applied = match peer.config.import.judge(kind, prefix, (told, Some(kind))) {
+            Ok(applied) => applied,
+            Err(Blocked::Missing) => return (same(), Some(Refusal::NoPolicy)),
+            Err(Blocked::Rule(_) | Blocked::NoRule) => return (same(), Some(Refusal::Policy)),
+        };
+        // RFC 8326 section 4.1.
+        let last = kind == PeerKind::External
+            && peer.config.graceful_shutdown == Switch::On
+            && told.communities.contains(&GRACEFUL_SHUTDOWN);
+        if applied.is_empty() && !last {
+            return (same(), None);
+        }
+        let mut attributes = Attributes::clone(told);
+        peer.config.import.apply(&applied, &mut attributes);
+        if last {
+            attributes.local_pref = Some(0);
+        }
+        (self.attributes.get(attributes), None)
+    }
+
+    /// Remembers what a peer said where we made something else of it, so that another policy can be asked later.
+    fn keep_told(&mut self, id: PeerId, prefix: Prefix, (told, imported): (&Arc<Attributes>, &Arc<Attributes>)) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if !Arc::ptr_eq(told, imported) {
+            peer.told.insert(prefix, Arc::clone(told));
+        } else if !peer.told.is_empty() {
+            peer.told.remove(&prefix);
+        }
+    }
+
     /// Why a path is not to be used whatever it competes with (RFC 4271 sections 6.3 and 9.1.2, RFC 4456 section 8).
     fn refusal(&self, id: PeerId, attributes: &Attributes) -> Option<Refusal> {
         let peer = self.peers.get(&id)?;
         let ours = |asn: Asn| asn == self.config.asn || Some(asn) == peer.config.local_asn;
-        if attributes.as_path.asns().any(ours) {
+        if attributes.as_path.asns().filter(|asn| ours(*asn)).count() > usize::from(peer.config.allowed_own_as) {
             Some(Refusal::AsLoop)
         } else if attributes.originator_id == Some(self.config.router_id) {
             Some(Refusal::OwnOriginator)
@@ -84,7 +128,10 @@ impl Speaker {
         peer.refused += usize::from(refused);
         match (&old, there) {
             (None, true) => drop(peer.prefixes.insert(prefix)),
-            (Some(_), false) => drop(peer.prefixes.remove(&prefix)),
+            (Some(_), false) => {
+                peer.prefixes.remove(&prefix);
+                peer.told.remove(&prefix);
+            }
             _ => {}
         }
         if let Some(old) = old {
@@ -111,7 +158,7 @@ impl Speaker {
         for group in self.groups.values_mut() {
             let advert = outcome.best.as_ref().filter(|(_, from)| !group.holds_back(*from)).cloned();
             let advert = advert.and_then(|best| {
-                let block = group.block(&best, prefix.family(), (&self.table.sources, cluster_id)).ok()?;
+                let block = group.block(&best, prefix, (&self.table.sources, cluster_id)).ok()?;
                 Some(Advert { block, from: best.1 })
             });
             group.set(prefix, advert);
@@ -146,10 +193,14 @@ impl Speaker {
         for prefix in prefixes {
             let path = self.table.entries.get(&prefix).and_then(|e| e.paths.iter().find(|path| path.source == id));
             if let Some(path) = path.cloned() {
-                let refusal = self.refusal(id, &path.attributes);
-                if refusal != path.refusal {
+                let told = self.peers.get(&id).and_then(|peer| peer.told.get(&prefix)).unwrap_or(&path.attributes);
+                let told = Arc::clone(told);
+                let refusal = self.refusal(id, &told);
+                let (attributes, refusal) = self.import(id, prefix, (&told, refusal));
+                if refusal != path.refusal || !Arc::ptr_eq(&attributes, &path.attributes) {
                     let stale = path.freshness == Freshness::Stale;
-                    self.put(id, prefix, Some(Path { refusal, ..path }));
+                    self.keep_told(id, prefix, (&told, &attributes));
+                    self.put(id, prefix, Some(Path { attributes, refusal, ..path }));
                     // `put` counts out what was there and knows new paths as fresh.
                     if let Some(peer) = self.peers.get_mut(&id) {
                         peer.stale += usize::from(stale);
@@ -218,6 +269,8 @@ impl Speaker {
             our_v6: config.next_hop_v6.or(v6),
             families: agreed.families.clone(),
             width: agreed.width,
+            policy: config.export.clone(),
+            drain: self.config.drain,
         })
     }
 
@@ -234,10 +287,16 @@ impl Speaker {
         }
         // What its old group was about to tell it would be lost.
         self.flush_groups();
-        let mut owed = self.leave_group(id);
+        let shown = self.leave_group(id);
         self.join(id, view);
         let Some(group) = self.group_of(id) else { return };
-        owed.extend(group.table().iter().filter(|(_, advert)| advert.from != id).map(|(prefix, _)| *prefix));
+        // Only what differs from what it was shown before is sent.
+        let now = |prefix: &Prefix| group.table().get(prefix).filter(|advert| advert.from != id);
+        let gone = shown.keys().filter(|prefix| now(prefix).is_none());
+        let new = group.table().iter().filter(|(prefix, advert)| {
+            advert.from != id && shown.get(prefix).is_none_or(|block| *block != advert.block)
+        });
+        let owed: Vec<Prefix> = gone.chain(new.map(|(prefix, _)| prefix)).copied().collect();
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.owed.prefixes.extend(owed);
         }
@@ -254,7 +313,7 @@ impl Speaker {
         for (prefix, entry) in &self.table.entries {
             let outcome = crate::rib::table::outcome(entry, &self.table.sources);
             let Some(best) = outcome.best.filter(|(_, from)| !group.holds_back(*from)) else { continue };
-            if let Ok(block) = group.block(&best, prefix.family(), (&self.table.sources, cluster_id)) {
+            if let Ok(block) = group.block(&best, *prefix, (&self.table.sources, cluster_id)) {
                 group.set(*prefix, Some(Advert { block, from: best.1 }));
             }
         }
@@ -265,11 +324,12 @@ impl Speaker {
     }
 
     /// Takes a peer out of its group; what it was shown there.
-    pub(super) fn leave_group(&mut self, id: PeerId) -> Vec<Prefix> {
+    pub(super) fn leave_group(&mut self, id: PeerId) -> BTreeMap<Prefix, Arc<AttributeBlock>> {
         self.lagging.remove(&id);
-        let Some(view) = self.group_of(id).map(|group| group.view.clone()) else { return Vec::new() };
-        let Some(group) = self.groups.get_mut(&view) else { return Vec::new() };
-        let shown = Family::ALL.iter().flat_map(|family| group.prefixes_for(id, *family)).collect();
+        let Some(view) = self.group_of(id).map(|group| group.view.clone()) else { return BTreeMap::new() };
+        let Some(group) = self.groups.get_mut(&view) else { return BTreeMap::new() };
+        let shown = group.table().iter().filter(|(_, advert)| advert.from != id);
+        let shown = shown.map(|(prefix, advert)| (*prefix, Arc::clone(&advert.block))).collect();
         group.members.remove(&id);
         if group.members.is_empty() {
             self.groups.remove(&view);

@@ -5,7 +5,7 @@
 pub mod dice;
 pub mod raw;
 
-use lasthop_bgp::config::{ConnectMode, NextHop, PeerConfig, ReflectMode, SpeakerConfig};
+use lasthop_bgp::config::{Drain, PeerConfig, SpeakerConfig};
 use lasthop_bgp::{ConnId, Input, Origin, Output, PeerState, Speaker, Start, StopMode};
 use lasthop_net::{Asn, Family, NextHops, Prefix};
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,24 +22,12 @@ pub fn config(router_id: Ipv4Addr) -> SpeakerConfig {
         port: 179,
         restart_time: Duration::from_secs(120),
         deferral: Duration::from_secs(30),
+        drain: Drain::No,
     }
 }
 
 pub fn peer(address: IpAddr) -> PeerConfig {
-    PeerConfig {
-        address,
-        port: 179,
-        asn: Asn(64512),
-        local_asn: None,
-        local_address: None,
-        next_hop_v4: None,
-        next_hop_v6: None,
-        connect: ConnectMode::Active,
-        reflect: ReflectMode::NonClient,
-        next_hop: NextHop::Auto,
-        families: BTreeSet::from(Family::ALL),
-        hold_time: Duration::from_secs(90),
-    }
+    PeerConfig::new(address, Asn(64512)).trusted()
 }
 
 pub fn prefix(text: &str) -> Prefix {

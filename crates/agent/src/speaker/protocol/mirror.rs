@@ -1,9 +1,13 @@
 //! How the types of `lasthop_net` and `lasthop_bgp` look on the wire; they themselves know nothing of serde.
 
-use lasthop_bgp::config::{ConnectMode, NextHop, PeerConfig, ReflectMode, SpeakerConfig};
-use lasthop_net::{Asn, Family, NextHops, Prefix};
+use super::plain;
+use lasthop_bgp::config::{
+    AddPath, Admin, Auth, Bfd, ConnectMode, Drain, NextHop, PeerConfig, Policy, PrefixLimit, ReflectMode, RestartMode,
+    Role, RoleMode, SpeakerConfig, Switch, Ttl,
+};
+use lasthop_net::{Asn, Family, IfName, NextHops, Prefix};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -22,12 +26,16 @@ pub(in crate::speaker) struct Speaker {
     port: u16,
     restart_time: Duration,
     deferral: Duration,
+    #[serde(with = "plain")]
+    drain: Drain,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "PeerConfig")]
 struct Peer {
     address: IpAddr,
+    #[serde(with = "plain")]
+    interface: Option<IfName>,
     port: u16,
     #[serde(with = "AsnMirror")]
     asn: Asn,
@@ -45,6 +53,50 @@ struct Peer {
     #[serde(with = "families")]
     families: BTreeSet<Family>,
     hold_time: Duration,
+    #[serde(with = "State")]
+    admin: Admin,
+    #[serde(with = "plain")]
+    auth: Option<Auth>,
+    #[serde(with = "Distance")]
+    ttl: Ttl,
+    allowed_own_as: u8,
+    #[serde(with = "plain")]
+    limits: BTreeMap<Family, PrefixLimit>,
+    #[serde(with = "plain")]
+    import: Policy,
+    #[serde(with = "plain")]
+    export: Policy,
+    #[serde(with = "plain")]
+    role: Option<Role>,
+    #[serde(with = "plain")]
+    role_mode: RoleMode,
+    #[serde(with = "plain")]
+    add_path: AddPath,
+    #[serde(with = "plain")]
+    extended_next_hop: Switch,
+    #[serde(with = "plain")]
+    restart: RestartMode,
+    restart_time: Option<Duration>,
+    long_lived: Option<Duration>,
+    #[serde(with = "plain")]
+    graceful_shutdown: Switch,
+    #[serde(with = "plain")]
+    bfd: Option<Bfd>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Admin")]
+enum State {
+    Up,
+    Down(String),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Ttl")]
+enum Distance {
+    Any,
+    Hops(u8),
+    Security(u8),
 }
 
 #[derive(Serialize, Deserialize)]

@@ -1,5 +1,5 @@
 use super::*;
-use lasthop_bgp::config::{ConnectMode, NextHop, ReflectMode};
+use lasthop_bgp::config::*;
 use lasthop_net::{Asn, Family};
 use proptest::prelude::*;
 use std::time::Duration;
@@ -15,9 +15,7 @@ fn peer() -> impl Strategy<Value = PeerConfig> {
     let choices = (0usize..2, 0usize..2, 0usize..3, 0usize..4);
     (any::<IpAddr>(), any::<u16>(), any::<u32>(), any::<Option<u32>>(), any::<Option<IpAddr>>(), choices).prop_map(
         |(address, port, asn, local_asn, local_address, (connect, reflect, next_hop, families))| PeerConfig {
-            address,
             port,
-            asn: Asn(asn),
             local_asn: local_asn.map(Asn),
             local_address,
             next_hop_v4: None,
@@ -31,9 +29,66 @@ fn peer() -> impl Strategy<Value = PeerConfig> {
                 .filter(|(i, _)| families & (1 << i) != 0)
                 .map(|f| f.1)
                 .collect(),
-            hold_time: Duration::from_secs(90),
+            import: policy(port),
+            auth: local_asn.map(|_| Auth::Md5(Secret::new("key"))),
+            bfd: local_address.map(|_| Bfd::default()),
+            ..every_field_set(address, Asn(asn))
         },
     )
+}
+
+/// A policy in which each kind of match and change comes; more or less of it.
+fn policy(size: u16) -> Policy {
+    let rule = Rule {
+        name: "rule".to_owned(),
+        prefix: Some(PrefixMatch {
+            prefix: "10.65.0.0/16".parse().unwrap(),
+            operator: PrefixOperator::NotIn,
+            lengths: Some(Lengths { min: 24, max: 32 }),
+        }),
+        source: Some(RouteSource::External),
+        communities: vec![Community::Standard(1), Community::Extended([2; 8]), Community::Large([3; 3])],
+        as_path: vec![Asn(4)],
+        local_pref: Some(5),
+        changes: vec![
+            RouteChange::AddCommunity(Community::Large([6; 3])),
+            RouteChange::RemoveCommunity(Community::Standard(7)),
+            RouteChange::Prepend(vec![Asn(8), Asn(9)]),
+            RouteChange::SetLocalPref(10),
+            RouteChange::SetMed(11),
+        ],
+        verdict: Some(Verdict::Reject),
+    };
+    match size % 4 {
+        0 => Policy::Missing,
+        count => Policy::new(vec![rule; usize::from(count) - 1], Verdict::Accept),
+    }
+}
+
+fn every_field_set(address: IpAddr, asn: Asn) -> PeerConfig {
+    let limit = |action| PrefixLimit { max: 10, warn_percent: 75, action };
+    PeerConfig {
+        interface: Some("eth0".parse().unwrap()),
+        admin: Admin::Down("maintenance".to_owned()),
+        auth: Some(Auth::Ao { key: Secret::new("secret"), id: 7 }),
+        ttl: Ttl::Security(2),
+        allowed_own_as: 3,
+        limits: [
+            (Family::V4, limit(LimitAction::Warn)),
+            (Family::V6, limit(LimitAction::Close(Some(Duration::from_secs(4))))),
+        ]
+        .into(),
+        export: policy(3),
+        role: Some(Role::Customer),
+        role_mode: RoleMode::Strict,
+        add_path: AddPath { receive: Switch::On, send: 5 },
+        extended_next_hop: Switch::On,
+        restart: RestartMode::Helper,
+        restart_time: Some(Duration::from_secs(6)),
+        long_lived: Some(Duration::from_secs(7)),
+        graceful_shutdown: Switch::Off,
+        ..PeerConfig::new(address, asn)
+    }
 }
 
 fn to_speaker() -> impl Strategy<Value = ToSpeaker> {
@@ -44,6 +99,7 @@ fn to_speaker() -> impl Strategy<Value = ToSpeaker> {
         port: 179,
         restart_time: Duration::from_secs(120),
         deferral: Duration::from_secs(30),
+        drain: Drain::Yes,
     };
     let prefixes = || prop::collection::vec(prefix(), 0..20);
     prop_oneof![
