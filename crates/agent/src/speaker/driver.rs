@@ -9,16 +9,16 @@ use super::connection::{Connection, Queue};
 use super::intent::Intent;
 use super::link::{Channels, Greeted, InSync, Link};
 use super::protocol::{Question, ToAgent, ToSpeaker};
-use super::socket;
+use super::socket::{self, Half, ListenTerms, Terms};
 use lasthop_bgp::config::{PeerConfig, SpeakerConfig};
 use lasthop_bgp::{ConnId, Input, Origin, Output, Speaker, Start, StopMode};
 use lasthop_net::{NextHops, Prefix};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -75,6 +75,7 @@ pub(super) struct Driver {
     save_at: Option<Instant>,
     complete_at: Option<Instant>,
     connections: HashMap<ConnId, Connection>,
+    sockets: HashMap<ConnId, (IpAddr, Weak<TcpStream>)>,
     dialling: HashMap<ConnId, JoinHandle<()>>,
     next_accepted: u64,
     closing: JoinSet<()>,
@@ -82,6 +83,8 @@ pub(super) struct Driver {
     learned: BTreeMap<Prefix, NextHops>,
     in_sync: InSync,
     listening: Option<Listening>,
+    /// Since [`Self::listen_terms`] was last asked.
+    peers_changed: bool,
     channels: Channels,
 }
 
@@ -100,6 +103,7 @@ impl Driver {
             save_at: None,
             complete_at: None,
             connections: HashMap::new(),
+            sockets: HashMap::new(),
             dialling: HashMap::new(),
             next_accepted: 1,
             closing: JoinSet::new(),
@@ -107,6 +111,7 @@ impl Driver {
             learned: BTreeMap::new(),
             in_sync: InSync::NotYet,
             listening: None,
+            peers_changed: false,
             channels,
         };
         if let Some(intent) = intent {
@@ -129,11 +134,18 @@ impl Driver {
         self.speaker = Some(speaker);
         self.intent = Some(intent);
         self.complete_at = Some(now + AGENT_LIMIT);
+        self.peers_changed = true;
     }
 
     /// The port to listen on, once it is known.
     pub(super) fn port(&self) -> Option<u16> {
         self.intent.as_ref().map(|intent| intent.speaker.port)
+    }
+
+    /// What the listening sockets have to know of the peers, if that may have changed.
+    pub(super) fn listen_terms(&mut self) -> Option<ListenTerms> {
+        let peers = self.intent.as_ref()?.peers.values();
+        std::mem::take(&mut self.peers_changed).then(|| ListenTerms::of(peers))
     }
 
     /// What became of listening.
@@ -201,7 +213,7 @@ impl Driver {
             link.look_soon(now);
         }
         match event {
-            Event::Accepted(stream, peer) => self.accepted(now, stream, peer.ip()),
+            Event::Accepted(stream, peer) => self.accepted(now, stream, peer),
             Event::Dialled { conn, peer, result } => self.dialled(now, (conn, peer), result),
             Event::Received { conn, bytes } => {
                 if self.connections.contains_key(&conn)
@@ -212,6 +224,7 @@ impl Driver {
             }
             Event::Closed { conn, reason } => {
                 if let Some(connection) = self.connections.remove(&conn) {
+                    self.sockets.remove(&conn);
                     self.closing.spawn(connection.close());
                     self.input(now, Input::Closed { conn, reason });
                 }
@@ -245,10 +258,16 @@ impl Driver {
         }
     }
 
-    fn accepted(&mut self, now: Instant, stream: TcpStream, peer: IpAddr) {
-        let known = self.intent.as_ref().is_some_and(|intent| intent.peers.contains_key(&peer));
-        let Some(local) = stream.local_addr().ok().filter(|_| known) else {
-            tracing::debug!(%peer, "a connection from an address that is no peer's is refused");
+    fn accepted(&mut self, now: Instant, stream: TcpStream, from: SocketAddr) {
+        let peer = from.ip();
+        let config = self.intent.as_ref().and_then(|intent| intent.peers.get(&peer));
+        let terms = config.map(Terms::of).filter(|terms| terms.is_from(from));
+        let prepared = terms.ok_or_else(|| "it is the address of no peer".to_owned()).and_then(|terms| {
+            // The key came with the listening socket; one that could not be set must not be done without.
+            terms.apply(&stream, None).map_err(|error| error.to_string())
+        });
+        let local = prepared.and_then(|()| stream.local_addr().map_err(|error| error.to_string()));
+        let Ok(local) = local.inspect_err(|reason| tracing::debug!(%from, reason, "a connection is refused")) else {
             // Reset rather than close, so that nothing of it stays with us.
             if let Err(error) = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)) {
                 tracing::debug!(%error, "a socket option is not set");
@@ -257,7 +276,7 @@ impl Driver {
         };
         let conn = ConnId(self.next_accepted);
         self.next_accepted += 2;
-        self.open(conn, stream);
+        self.open((conn, peer), stream);
         self.input(now, Input::Accepted { conn, peer, local: local.ip() });
     }
 
@@ -268,19 +287,20 @@ impl Driver {
         }
         match result.and_then(|stream| Ok((stream.local_addr()?.ip(), stream))) {
             Ok((local, stream)) => {
-                self.open(conn, stream);
+                self.open((conn, peer), stream);
                 self.input(now, Input::Connected { conn, peer, local });
             }
             Err(error) => self.input(now, Input::ConnectFailed { conn, peer, error: error.to_string() }),
         }
     }
 
-    fn open(&mut self, conn: ConnId, stream: TcpStream) {
+    fn open(&mut self, (conn, peer): (ConnId, IpAddr), stream: TcpStream) {
         socket::prepare(&stream);
-        let (read, write) = stream.into_split();
-        let reader = tokio::spawn(listen(conn, read, self.channels.data.clone()));
+        let stream = Arc::new(stream);
+        self.sockets.insert(conn, (peer, Arc::downgrade(&stream)));
+        let reader = tokio::spawn(listen(conn, Arc::clone(&stream), self.channels.data.clone()));
         let signals = self.channels.signals.clone();
-        let connection = Connection::start(write, reader, move || {
+        let connection = Connection::start(Half(stream), reader, move || {
             // The driver goes only with the process.
             let _ = signals.send(Event::Drained(conn));
         });
@@ -354,9 +374,21 @@ impl Driver {
         for peer in peers.values().filter(|peer| former.get(&peer.address) != Some(peer)) {
             speaker.set_peer(now, peer.clone());
         }
+        for (conn, (peer, stream)) in &self.sockets {
+            let (Some(old), Some(new), Some(stream)) = (former.get(peer), peers.get(peer), stream.upgrade()) else {
+                continue;
+            };
+            let (old, new) = (Terms::of(old), Terms::of(new));
+            if old != new
+                && let Err(error) = new.apply(&stream, Some(&old))
+            {
+                tracing::error!(%peer, %conn, %error, "the live connection is not as it is configured");
+            }
+        }
         let changed = former != peers;
         intent.peers = peers;
         if changed {
+            self.peers_changed = true;
             self.changed(now);
             if let Some(link) = &mut self.agent {
                 link.look_at = Some(now);
@@ -426,7 +458,7 @@ impl Driver {
         let now = Instant::now();
         while let Some(output) = speaker.poll_output() {
             match output {
-                Output::Connect { conn, peer, local, port } => self.dial(conn, SocketAddr::new(peer, port), local),
+                Output::Connect { conn, peer, .. } => self.dial(conn, peer),
                 Output::Send { conn, bytes } => {
                     if let Some(connection) = self.connections.get(&conn)
                         && connection.send(bytes) == Queue::Congested
@@ -435,6 +467,7 @@ impl Driver {
                     }
                 }
                 Output::Close { conn } => {
+                    self.sockets.remove(&conn);
                     if let Some(connection) = self.connections.remove(&conn) {
                         self.closing.spawn(connection.close());
                     }
@@ -469,12 +502,16 @@ impl Driver {
         self.speaker = Some(speaker);
     }
 
-    fn dial(&mut self, conn: ConnId, peer: SocketAddr, local: Option<IpAddr>) {
+    fn dial(&mut self, conn: ConnId, peer: IpAddr) {
         let events = self.channels.data.clone();
+        // The speaker has no other peers than the intent.
+        let Some(terms) = self.intent.as_ref().and_then(|intent| intent.peers.get(&peer)).map(Terms::of) else {
+            return;
+        };
         let task = tokio::spawn(async move {
-            let result = socket::connect(peer, local).await;
+            let result = socket::connect(&terms).await;
             // The driver goes only with the process.
-            let _ = events.send(Event::Dialled { conn, peer: peer.ip(), result }).await;
+            let _ = events.send(Event::Dialled { conn, peer, result }).await;
         });
         self.dialling.insert(conn, task);
     }
@@ -502,9 +539,9 @@ impl Driver {
     }
 }
 
-async fn listen(conn: ConnId, mut read: OwnedReadHalf, events: mpsc::Sender<Event>) {
+async fn listen(conn: ConnId, read: Arc<TcpStream>, events: mpsc::Sender<Event>) {
     loop {
-        let event = match receive(&mut read).await {
+        let event = match receive(&read).await {
             Ok(bytes) if bytes.is_empty() => {
                 Event::Closed { conn, reason: "the peer closed the connection".to_owned() }
             }
@@ -519,7 +556,7 @@ async fn listen(conn: ConnId, mut read: OwnedReadHalf, events: mpsc::Sender<Even
 }
 
 /// What has arrived; nothing at the end of the stream. No memory is held while nothing arrives.
-async fn receive(read: &mut OwnedReadHalf) -> std::io::Result<Vec<u8>> {
+async fn receive(read: &TcpStream) -> std::io::Result<Vec<u8>> {
     loop {
         read.readable().await?;
         let mut bytes = Vec::with_capacity(READ_SIZE);

@@ -2,7 +2,7 @@
 
 use super::driver::{Driver, Event, Listening};
 use super::link::{self, Channels};
-use super::socket;
+use super::socket::{self, ListenTerms};
 use crate::config::Config;
 use crate::lock;
 use lasthop_bgp::StopMode;
@@ -10,6 +10,7 @@ use lasthop_net::Family;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
@@ -101,6 +102,9 @@ pub async fn run(config: &Config, on_stop: OnStop, stop: impl Future<Output = ()
         if let Some(listening) = port.follow(driver.port()) {
             driver.set_listening(listening);
         }
+        if let Some(terms) = driver.listen_terms() {
+            port.secure(terms);
+        }
         driver.carry_out();
         let due = [driver.next_timeout(), port.retry_at].into_iter().flatten().min();
         let first = tokio::select! {
@@ -163,13 +167,14 @@ async fn pause(error: &io::Error) {
 struct Port {
     events: mpsc::Sender<Event>,
     number: Option<u16>,
-    tasks: BTreeMap<Family, JoinHandle<()>>,
+    tasks: BTreeMap<Family, (Arc<TcpListener>, JoinHandle<()>)>,
+    terms: ListenTerms,
     retry_at: Option<Instant>,
 }
 
 impl Port {
     fn new(events: mpsc::Sender<Event>) -> Self {
-        Self { events, number: None, tasks: BTreeMap::new(), retry_at: None }
+        Self { events, number: None, tasks: BTreeMap::new(), terms: ListenTerms::default(), retry_at: None }
     }
 
     /// Listens on this port from now on; says how it went if anything was done.
@@ -190,7 +195,10 @@ impl Port {
             }
             match socket::listen(family, port) {
                 Ok(listener) => {
-                    self.tasks.insert(family, tokio::spawn(accept(listener, self.events.clone())));
+                    let listener = Arc::new(listener);
+                    self.terms.apply(&listener, family, &ListenTerms::default());
+                    let task = tokio::spawn(accept(Arc::clone(&listener), self.events.clone()));
+                    self.tasks.insert(family, (listener, task));
                 }
                 Err(error) if family == Family::V6 && is_absent(&error) => {
                     tracing::debug!(%error, "not listening for IPv6 peers");
@@ -209,9 +217,19 @@ impl Port {
         Some(Listening { port, problem })
     }
 
+    /// Makes the listening sockets as the peers need them.
+    fn secure(&mut self, terms: ListenTerms) {
+        if self.terms != terms {
+            for (family, (listener, _)) in &self.tasks {
+                terms.apply(listener, *family, &self.terms);
+            }
+            self.terms = terms;
+        }
+    }
+
     fn close(&mut self) {
         self.retry_at = None;
-        for task in std::mem::take(&mut self.tasks).into_values() {
+        for (_, task) in std::mem::take(&mut self.tasks).into_values() {
             task.abort();
         }
     }
@@ -224,7 +242,7 @@ fn is_absent(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|code| absent.contains(&code))
 }
 
-async fn accept(listener: TcpListener, events: mpsc::Sender<Event>) {
+async fn accept(listener: Arc<TcpListener>, events: mpsc::Sender<Event>) {
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {

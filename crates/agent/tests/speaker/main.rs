@@ -6,6 +6,7 @@ mod bird;
 mod line;
 mod load;
 mod restart;
+mod secure;
 mod support;
 
 #[test]

@@ -62,7 +62,9 @@ impl Speaker {
             }
             Dial::Connecting(conn, until) if until <= now => {
                 self.outputs.push_back(Output::Close { conn });
-                self.connect_failed(now, conn, "no answer to our connection attempt".to_owned());
+                let hint = if peer.config.auth.is_some() { ": does it have the same password?" } else { "" };
+                let words = format!("no answer to our connection attempt{hint}");
+                self.connect_failed(now, conn, words);
             }
             _ => {}
         }
