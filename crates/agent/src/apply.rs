@@ -376,7 +376,7 @@ impl Agent {
         let desired = self.engine.desired();
         let Some(owner) = desired.links.get(link) else { return };
         more.links.insert(link.clone());
-        let sysctls = lasthop_compute::link_sysctls(link, &BTreeSet::new());
+        let sysctls = lasthop_compute::link_sysctls(link);
         more.sysctls.extend(sysctls.into_iter().map(|(key, _)| key));
         let Some(endpoint) = self.engine.snapshot().endpoints.get(&owner.endpoint) else { return };
         for &address in &endpoint.addresses {

@@ -322,7 +322,7 @@ impl Engine {
 }
 
 fn sysctl_keys(link: &IfName) -> impl Iterator<Item = Sysctl> {
-    link::link_sysctls(link, &BTreeSet::new()).into_iter().map(|(key, _)| key)
+    link::link_sysctls(link).into_iter().map(|(key, _)| key)
 }
 
 fn leave<K: Ord>(index: &mut BTreeMap<K, BTreeSet<EndpointKey>>, at: &K, key: &EndpointKey) {

@@ -108,7 +108,7 @@ pub(crate) fn guarded(endpoint: &WorkloadEndpoint, settings: &Settings) -> Resul
 pub(crate) fn put_link(desired: &mut Desired, endpoint: &WorkloadEndpoint, settings: &Settings) {
     let host_mac = (settings.host_mac == HostMac::FixedOnAll).then_some(link::FIXED_HOST_MAC);
     desired.links.insert(endpoint.link.clone(), Link { endpoint: endpoint.key.clone(), host_mac });
-    desired.sysctls.extend(link::link_sysctls(&endpoint.link, &endpoint.allowed_sources));
+    desired.sysctls.extend(link::link_sysctls(&endpoint.link));
     if settings.source_spoofing == SourceSpoofing::Any {
         let allowed = endpoint.allowed_sources.iter();
         desired.sources.extend(allowed.map(|&prefix| Source { link: endpoint.link.clone(), prefix }));

@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn a_link_s_settings_take_little_room_and_are_all_known() {
         let link: IfName = "lh0".parse().unwrap();
-        let settings = crate::link_sysctls(&link, &BTreeSet::new());
+        let settings = crate::link_sysctls(&link);
         let all: BTreeSet<&Sysctl> = settings.iter().map(|(key, _)| key).collect();
         assert_eq!(all.len(), KNOBS.len());
         assert!(all.iter().all(|key| matches!(key, Sysctl::OfLink { .. }) && Sysctl::at(&key.to_string()) == **key));

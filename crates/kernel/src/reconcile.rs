@@ -334,14 +334,20 @@ impl<T: Table> Reconciler<T> {
 
     fn carry_out(&mut self, plan: Plan<T::Key, T::Value>, outcome: &mut Outcome<T::Key>) {
         let mut results = self.table.write(&plan, &self.actual);
-        // Mostly they come in order, and then this costs one look at each.
+        // Mostly they come in order: then this is one look at each, and the answer to a key follows the one before.
         results.sort_by(|(one, _), (other, _)| one.cmp(other));
+        let mut next = 0;
         let mut take = |key: &T::Key| {
-            let start = results.partition_point(|(other, _)| other < key);
-            let of_key = results.iter_mut().skip(start).take_while(|(other, _)| other == key);
+            if results.get(next).is_none_or(|(other, _)| other != key) {
+                next = results.partition_point(|(other, _)| other < key);
+            }
+            let of_key = results[next..].iter_mut().take_while(|(other, _)| other == key);
             // A key may be reported twice (removed, then made anew): the failure counts.
             let unanswered = || Err(Error::malformed("write", "the table gave no result for a key"));
-            let said = of_key.map(|(_, result)| std::mem::replace(result, Ok(())));
+            let said = of_key.map(|(_, result)| {
+                next += 1;
+                std::mem::replace(result, Ok(()))
+            });
             said.reduce(Result::and).unwrap_or_else(unanswered)
         };
         let removed = plan.remove.into_iter().map(|key| (key, None));

@@ -159,12 +159,12 @@ fn what_others_change_is_put_right_and_told() {
     sh(
         &lab,
         "h1",
-        &format!("sysctl -qw net.ipv4.conf.{link}.proxy_arp=0 net.ipv4.ip_forward=0 net.ipv4.conf.{link}.rp_filter=0"),
+        &format!("sysctl -qw net.ipv4.conf.{link}.proxy_arp=0 net.ipv4.ip_forward=0 net.ipv4.conf.{link}.rp_filter=1"),
     );
     let settings = format!(
         "sysctl -n net.ipv4.conf.{link}.proxy_arp net.ipv4.ip_forward net.ipv4.conf.{link}.rp_filter | tr '\\n' ' '"
     );
-    soon(&lab, "h1", &settings, "1 1 1");
+    soon(&lab, "h1", &settings, "1 1 0");
     sh(&lab, "h1", &format!("ip neigh replace 10.65.0.2 lladdr 02:00:00:00:00:99 nud permanent dev {link}"));
     soon(&lab, "h1", &format!("ip neigh show 10.65.0.2 dev {link}"), "02:00:0a:41:00:02 PERMANENT");
     // The guard: a flushed chain, a removed element, the whole table; the responder.

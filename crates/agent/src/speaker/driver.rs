@@ -28,8 +28,8 @@ const SAVE_AFTER: Duration = Duration::from_millis(50);
 /// After a crash, how long the agent has to come and complete the intent before it counts as complete.
 const AGENT_LIMIT: Duration = Duration::from_secs(3);
 
-/// How much one read takes: some three thousand routes, which the agent programs while we read the next.
-const READ_SIZE: usize = 16 << 10;
+/// How much one read takes: some fifteen hundred routes, which the agent programs while we read the next.
+pub(super) const READ_SIZE: usize = 8 << 10;
 
 /// What tasks report.
 pub(super) enum Event {
@@ -56,6 +56,11 @@ pub(super) enum Event {
 }
 
 impl Event {
+    /// How many octets of a peer's it brings.
+    pub(super) fn size(&self) -> usize {
+        if let Self::Received { bytes, .. } = self { bytes.len() } else { 0 }
+    }
+
     fn concerns_a_peer(&self) -> bool {
         matches!(self, Self::Accepted(..) | Self::Dialled { .. } | Self::Received { .. } | Self::Closed { .. })
     }

@@ -1,6 +1,6 @@
 //! `lasthop bgp`: the process around the [`Driver`](super::driver::Driver): runtime, sockets to listen on, signals.
 
-use super::driver::{Driver, Event, Listening};
+use super::driver::{Driver, Event, Listening, READ_SIZE};
 use super::link::{self, Channels};
 use super::socket::{self, ListenTerms};
 use crate::config::Config;
@@ -17,7 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-/// Events that may wait. With 16 KiB a read this bounds what peers can make us hold.
+/// Events that may wait. With 8 KiB a read this bounds what peers can make us hold.
 const EVENTS: usize = 128;
 
 /// Events handled before what they lead to is carried out: what came together goes out together.
@@ -114,8 +114,14 @@ pub async fn run(config: &Config, on_stop: OnStop, stop: impl Future<Output = ()
             () = sleep_until(due) => None,
         };
         let waiting = std::iter::from_fn(|| signalled.try_recv().or_else(|_| events.try_recv()).ok());
+        let mut received = 0;
         for event in first.into_iter().chain(waiting).take(BATCH) {
+            received += event.size();
             driver.handle(event);
+            // The agent works on what it is told by now, while we go on.
+            if received >= READ_SIZE {
+                break;
+            }
         }
         driver.timeout(Instant::now());
     }

@@ -382,13 +382,14 @@ impl Kernel {
             };
             let before = self.owners.get(&prefix).map(|owner| Some(owner.clone())).or_else(left_behind);
             let after = new_owner(&prefix);
-            if before.is_some_and(|before| before != after) {
+            if before.as_ref().is_some_and(|before| *before != after) {
                 departed.insert(prefix.address());
             }
             match after {
-                Some(owner) => self.owners.insert(prefix, owner),
-                None => self.owners.remove(&prefix),
-            };
+                Some(owner) => drop(self.owners.insert(prefix, owner)),
+                None if before.is_some() => drop(self.owners.remove(&prefix)),
+                None => {}
+            }
         }
         departed
     }

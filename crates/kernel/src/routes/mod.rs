@@ -124,7 +124,8 @@ impl Routes {
         };
         keys.append(&mut self.table.take_due());
         for prefix in &keys {
-            let next_hops = match in_force(desired, links, *prefix) {
+            let route = desired.routes.get(prefix).map(|wanted| in_force(wanted, desired, links, *prefix).0);
+            let next_hops = match route {
                 Some(Route::Remote { next_hops }) => Some(next_hops),
                 _ => None,
             };
@@ -146,11 +147,11 @@ impl Routes {
 
     /// Takes away routes in scope that are not desired; looks at no others. The objects behind them go in the next pass.
     pub(crate) fn remove(&mut self, desired: &Desired, scope: Scope<'_, Prefix>) -> Outcome<Prefix> {
-        let keys: BTreeSet<Prefix> = match scope {
-            Scope::All => self.table.actual().keys().copied().chain(self.sets.assigned()).collect(),
-            Scope::Keys(keys) => keys.clone(),
+        let unwanted = |key: &Prefix| !desired.routes.contains_key(key);
+        let unwanted: BTreeSet<Prefix> = match scope {
+            Scope::All => self.table.actual().keys().copied().chain(self.sets.assigned()).filter(unwanted).collect(),
+            Scope::Keys(keys) => keys.iter().copied().filter(unwanted).collect(),
         };
-        let unwanted: BTreeSet<Prefix> = keys.into_iter().filter(|key| !desired.routes.contains_key(key)).collect();
         for prefix in &unwanted {
             self.sets.assign(*prefix, None);
         }
@@ -206,10 +207,9 @@ impl Routes {
     fn sync_table(&mut self, keys: BTreeSet<Prefix>, desired: &Desired, links: &Links) -> Outcome<Prefix> {
         let Self { table, foreign, sets, waiting, .. } = self;
         let want = |prefix: &Prefix| {
-            let Some(route) = in_force(desired, links, *prefix) else { return Want::Nothing };
-            let absent = match desired.routes.get(prefix) {
-                Some(Route::Direct { link }) if links.get(link).is_none() => Some(link),
-                _ => None,
+            let (route, absent) = match desired.routes.get(prefix) {
+                Some(wanted) => in_force(wanted, desired, links, *prefix),
+                None => return Want::Nothing,
             };
             if let Some(link) = absent {
                 waiting.entry(link.clone()).or_default().insert(*prefix);
@@ -243,7 +243,9 @@ impl Routes {
         let outcome = table.sync_keys(keys, want);
         // A direct route that was written has taken the place of another with its key.
         for prefix in &outcome.done {
-            if let Some(OwnRoute { metric, shape: Shape::Direct { .. } }) = table.actual().get(prefix) {
+            if !foreign.at(*prefix).is_empty()
+                && let Some(OwnRoute { metric, shape: Shape::Direct { .. } }) = table.actual().get(prefix)
+            {
                 foreign.remove_metric(*prefix, *metric);
             }
         }
@@ -415,13 +417,19 @@ impl Routes {
     }
 }
 
-/// The route of a prefix: of a workload whose link is absent, the one to where else it is.
-fn in_force<'a>(desired: &'a Desired, links: &Links, prefix: Prefix) -> Option<&'a Route> {
-    match desired.routes.get(&prefix)? {
-        direct @ Route::Direct { link } if links.get(link).is_none() => {
-            Some(desired.elsewhere.get(&prefix).unwrap_or(direct))
+/// The route of a prefix: instead of the one that is wanted through a link that is absent, the one to where else the workload
+/// is. With the absent link.
+fn in_force<'a>(
+    wanted: &'a Route,
+    desired: &'a Desired,
+    links: &Links,
+    prefix: Prefix,
+) -> (&'a Route, Option<&'a IfName>) {
+    match wanted {
+        Route::Direct { link } if links.get(link).is_none() => {
+            (desired.elsewhere.get(&prefix).unwrap_or(wanted), Some(link))
         }
-        route => Some(route),
+        _ => (wanted, None),
     }
 }
 
