@@ -118,10 +118,12 @@ pub(super) fn run(plan: &Plan) -> Result<Vec<Row>> {
     {
         let name = site.on_fabric(host, address)?;
         ip(&name, "route add default via 172.18.203.1\nroute add unreachable 10.65.0.0/16\n")?;
-        bare_host(&site, &name, workloads)?;
+        for (part, (link, address)) in workloads.into_iter().zip([("lhw1", ONE), ("lhw2", TWO)]) {
+            bare_host(&name, link, address, &site.further(part)?)?;
+        }
     }
-    load_table(&site.namespace("bare"))?;
-    direct(&site)?;
+    feed_nft(&site.namespace("bare"), TABLE)?;
+    direct([&site.further("d1")?, &site.further("d2")?], [ONE, TWO])?;
     let flow = |from: &str, to: &str| Flow::open((&site.namespace(from), ONE), (&site.namespace(to), TWO));
     let flows = [flow("d1", "d2")?, flow("o1", "o2")?, flow("b1", "b2")?, flow("w1", "w2")?];
     let mut costs: [Samples; 4] = Default::default();
@@ -159,52 +161,43 @@ pub(super) fn run(plan: &Plan) -> Result<Vec<Row>> {
     ])
 }
 
-/// A host by hand: the same wiring as ours, no table.
-fn bare_host(site: &Site, name: &str, workloads: [&str; 2]) -> Result<()> {
-    let settings = |link: &str| {
-        let keys =
-            [("proxy_arp", 1), ("rp_filter", 1), ("send_redirects", 0), ("accept_redirects", 0), ("forwarding", 1)];
-        keys.map(|(key, value)| format!("net.ipv4.conf.{link}.{key}={value}")).to_vec()
-    };
+/// A host by hand: a link to a workload, wired as ours, and no table.
+pub(super) fn bare_host(name: &str, link: &str, address: Ipv4Addr, workload: &str) -> Result<()> {
+    let keys = [("proxy_arp", 1), ("rp_filter", 1), ("send_redirects", 0), ("accept_redirects", 0), ("forwarding", 1)];
+    let settings = keys.map(|(key, value)| format!("net.ipv4.conf.{link}.{key}={value}"));
     sysctl(name, &["net.ipv4.ip_forward=1".to_owned(), "net.ipv4.conf.all.accept_source_route=0".to_owned()])?;
-    for ((part, link), (address, mac)) in
-        workloads.into_iter().zip(["lhw1", "lhw2"]).zip([(ONE, "02:00:0a:41:00:15"), (TWO, "02:00:0a:41:00:16")])
-    {
-        let workload = site.further(part)?;
-        ip(
-            name,
-            &format!(
-                "link add {link} address {HOST_MAC} type veth peer name eth0 address {mac} netns {workload}\n\
+    let [_, _, third, fourth] = address.octets();
+    let mac = format!("02:00:0a:41:{third:02x}:{fourth:02x}");
+    ip(
+        name,
+        &format!(
+            "link add {link} address {HOST_MAC} type veth peer name eth0 address {mac} netns {workload}\n\
              link set {link} up\n\
              neigh add {address} lladdr {mac} dev {link} nud permanent\n\
              route add {address}/32 dev {link} scope link\n"
-            ),
-        )?;
-        sysctl(name, &settings(link))?;
-        ip(
-            &workload,
-            &format!(
-                "link set eth0 up\naddr add {address}/32 dev eth0\n\
+        ),
+    )?;
+    sysctl(name, &settings)?;
+    ip(
+        workload,
+        &format!(
+            "link set eth0 up\naddr add {address}/32 dev eth0\n\
              route add 169.254.1.1 dev eth0 scope link\nroute add default via 169.254.1.1 dev eth0\n\
              neigh add 169.254.1.1 lladdr {HOST_MAC} dev eth0 nud permanent\n"
-            ),
-        )?;
-    }
-    Ok(())
+        ),
+    )
 }
 
 /// A veth between two workloads.
-fn direct(site: &Site) -> Result<()> {
-    let (one, two) = (site.further("d1")?, site.further("d2")?);
-    ip(
-        &one,
-        &format!("link add eth0 type veth peer name eth0 netns {two}\nlink set eth0 up\naddr add {ONE}/24 dev eth0\n"),
-    )?;
-    ip(&two, &format!("link set eth0 up\naddr add {TWO}/24 dev eth0\n"))
+pub(super) fn direct([one, two]: [&str; 2], [first, second]: [Ipv4Addr; 2]) -> Result<()> {
+    let wire = format!("link add eth0 type veth peer name eth0 netns {two}\nlink set eth0 up\n");
+    ip(one, &format!("{wire}addr add {first}/16 dev eth0\n"))?;
+    ip(two, &format!("link set eth0 up\naddr add {second}/16 dev eth0\n"))
 }
 
-fn load_table(namespace: &str) -> Result<()> {
-    feed(namespace, Command::new("nft").args(["-f", "-"]), TABLE)
+/// Gives `nft` a text to load.
+pub(super) fn feed_nft(namespace: &str, text: &str) -> Result<()> {
+    feed(namespace, Command::new("nft").args(["-f", "-"]), text)
 }
 
 fn ip(namespace: &str, batch: &str) -> Result<()> {

@@ -13,6 +13,7 @@ mod forward;
 mod kill;
 mod monitor;
 mod parked;
+mod policy;
 mod report;
 mod routes;
 mod site;
@@ -26,7 +27,7 @@ use std::path::{Path, PathBuf};
 /// What to measure, and how thoroughly.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Only these: attach, routes, kill, delete, footprint, forward
+    /// Only these: attach, routes, kill, delete, footprint, forward, policy
     names: Vec<String>,
     /// Few rounds: shows that the benches work, in about a minute
     #[arg(long)]
@@ -55,8 +56,9 @@ impl Plan {
 
 type Bench = fn(&Plan) -> Result<Vec<Row>>;
 
-const BENCHES: [(&str, Bench); 6] = [
+const BENCHES: [(&str, Bench); 7] = [
     ("forward", forward::run),
+    ("policy", policy::run),
     ("attach", attach::run),
     ("routes", routes::run),
     ("delete", delete::run),

@@ -31,6 +31,8 @@ pub(super) enum Bar {
     AtMost(f64),
     /// Our number is at most this share of the baseline's.
     Ratio(f64),
+    /// Our number is at least so many times the baseline's.
+    AtLeast(f64),
 }
 
 impl Row {
@@ -82,6 +84,7 @@ impl Row {
         match self.bar? {
             Bar::AtMost(limit) => Some(self.ours.is_some_and(|ours| ours.value <= limit)),
             Bar::Ratio(limit) => Some(self.ratio().is_some_and(|ratio| ratio <= limit)),
+            Bar::AtLeast(limit) => Some(self.ratio().is_some_and(|ratio| ratio >= limit)),
         }
     }
 }
@@ -113,6 +116,7 @@ pub(super) fn table(rows: &[Row]) -> String {
         let bar = row.bar.map(|bar| match bar {
             Bar::AtMost(limit) => format!("≤ {} {}", number(limit), row.unit),
             Bar::Ratio(limit) => format!("≤ {} ×", number(limit)),
+            Bar::AtLeast(limit) => format!("≥ {} ×", number(limit)),
         });
         let met = row.is_met().map(|met| if met { "yes" } else { "NO" }.to_owned());
         lines.push(vec![
@@ -191,6 +195,8 @@ mod tests {
         {
             assert_eq!(row(bar).is_met(), Some(met), "{bar:?}");
         }
+        assert_eq!(row(Bar::AtLeast(0.4)).is_met(), Some(true));
+        assert_eq!(row(Bar::AtLeast(0.41)).is_met(), Some(false));
         assert_eq!(Row::new("x", "ms", Figure::single(4.0)).is_met(), None);
         let alone = Row::new("x", "ms", Figure::single(4.0)).bar(Bar::Ratio(1.0));
         assert_eq!(alone.is_met(), Some(false), "no baseline, no ratio");

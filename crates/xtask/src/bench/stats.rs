@@ -20,6 +20,11 @@ impl Samples {
         self.0.len()
     }
 
+    /// The measurement of this number.
+    pub(super) fn at(&self, number: usize) -> f64 {
+        self.0.get(number).copied().unwrap_or(f64::NAN)
+    }
+
     /// The value that this share of all is not above (nearest rank).
     pub(super) fn percentile(&self, share: f64) -> f64 {
         let mut sorted = self.0.clone();

@@ -81,6 +81,62 @@ impl Flow {
     }
 }
 
+/// The first packets of new flows from one namespace to another: each goes to another port.
+pub(super) struct Newcomers {
+    sender: UdpSocket,
+    to: (String, Ipv4Addr),
+}
+
+/// New flows in one window, a multiple of [`BURST`].
+const FLOWS: u16 = 4096;
+/// Port of the first.
+const FIRST: u16 = 20_000;
+
+impl Newcomers {
+    pub(super) fn open(from: (&str, Ipv4Addr), to: (&str, Ipv4Addr)) -> Result<Self> {
+        let sender = netns::within(from.0, || UdpSocket::bind(SocketAddrV4::new(from.1, PORT + 1)))??;
+        Ok(Self { sender, to: (to.0.to_owned(), to.1) })
+    }
+
+    /// Sends one packet of each flow on CPU `cpu`; nanoseconds of CPU for one. The flows are to be forgotten before the
+    /// next window.
+    pub(super) fn cost(&self, cpu: usize) -> Result<f64> {
+        let before = received(&self.to.0)?;
+        let sending = || -> Result<f64> {
+            let mut set = CpuSet::new();
+            set.set(cpu)?;
+            sched_setaffinity(Pid::from_raw(0), &set)?;
+            let payload = [0u8; PAYLOAD];
+            let slices = [[IoSlice::new(&payload)]; BURST];
+            let mut headers = MultiHeaders::<SockaddrIn>::preallocate(BURST, None);
+            let mut ports = (FIRST..FIRST + FLOWS).map(|port| SockaddrIn::from(SocketAddrV4::new(self.to.1, port)));
+            let mut sent = 0;
+            let (begun, waited) = (Instant::now(), waiting()?);
+            while sent < usize::from(FLOWS) {
+                let addresses: [Option<SockaddrIn>; BURST] = std::array::from_fn(|_| ports.next());
+                let fd = self.sender.as_raw_fd();
+                sent += sendmmsg(fd, &mut headers, &slices, addresses, [], MsgFlags::empty())?.count();
+            }
+            Ok(begun.elapsed().as_nanos() as f64 - (waiting()? - waited))
+        };
+        let nanoseconds = std::thread::scope(|scope| {
+            scope.spawn(sending).join().map_err(|_| anyhow::anyhow!("the sending thread panicked"))?
+        })?;
+        let arrived = received(&self.to.0)? - before;
+        let flows = u64::from(FLOWS);
+        ensure!(arrived * 100 >= flows * 99, "of {flows} new flows only {arrived} came to {}", self.to.0);
+        Ok(nanoseconds / f64::from(FLOWS))
+    }
+}
+
+/// How long some work takes, without the time for which the calling thread waits for a CPU.
+pub(super) fn on_cpu(work: impl FnOnce() -> Result<()>) -> Result<Duration> {
+    let (begun, waited) = (Instant::now(), waiting()?);
+    work()?;
+    let elapsed = begun.elapsed();
+    Ok(elapsed.saturating_sub(Duration::from_nanos((waiting()? - waited) as u64)))
+}
+
 /// Nanoseconds that the calling thread has waited for a CPU.
 fn waiting() -> Result<f64> {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat")?;
