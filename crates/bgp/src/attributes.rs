@@ -134,6 +134,8 @@ pub(crate) struct Attributes {
     pub(crate) large: Vec<[u32; 3]>,
     pub(crate) originator_id: Option<Ipv4Addr>,
     pub(crate) cluster_list: Vec<Ipv4Addr>,
+    /// Only to Customer (RFC 9234): the AS after which it may go down only.
+    pub(crate) otc: Option<Asn>,
     pub(crate) unknown: Vec<Unknown>,
 }
 
@@ -141,6 +143,9 @@ pub(crate) struct Attributes {
 pub(crate) const GRACEFUL_SHUTDOWN: u32 = 0xffff_0000;
 /// RFC 7999.
 pub(crate) const BLACKHOLE: u32 = 0xffff_029a;
+/// RFC 9494.
+pub(crate) const LLGR_STALE: u32 = 0xffff_0006;
+pub(crate) const NO_LLGR: u32 = 0xffff_0007;
 pub(crate) const NO_EXPORT: u32 = 0xffff_ff01;
 pub(crate) const NO_ADVERTISE: u32 = 0xffff_ff02;
 pub(crate) const NO_EXPORT_SUBCONFED: u32 = 0xffff_ff03;
@@ -164,6 +169,7 @@ impl Attributes {
             large: Vec::new(),
             originator_id: None,
             cluster_list: Vec::new(),
+            otc: None,
             unknown: Vec::new(),
         }
     }
@@ -188,6 +194,7 @@ impl Attributes {
         put("EXTENDED_COMMUNITIES", list(self.extended.iter().map(|c| format!("0x{}", hex(c))).collect()));
         put("ORIGINATOR_ID", self.originator_id.map(|v| v.to_string()).unwrap_or_default());
         put("CLUSTER_LIST", list(self.cluster_list.iter().map(ToString::to_string).collect()));
+        put("OTC", self.otc.map(|v| v.to_string()).unwrap_or_default());
         put("unknown", list(self.unknown.iter().map(|u| format!("type {}: 0x{}", u.kind, hex(&u.value))).collect()));
         out
     }
@@ -197,6 +204,8 @@ fn community(value: u32) -> String {
     match value {
         GRACEFUL_SHUTDOWN => "graceful-shutdown".to_owned(),
         BLACKHOLE => "blackhole".to_owned(),
+        LLGR_STALE => "llgr-stale".to_owned(),
+        NO_LLGR => "no-llgr".to_owned(),
         NO_EXPORT => "no-export".to_owned(),
         NO_ADVERTISE => "no-advertise".to_owned(),
         NO_EXPORT_SUBCONFED => "no-export-subconfed".to_owned(),

@@ -2,7 +2,7 @@
 
 use crate::api::ConnId;
 use crate::attributes::Attributes;
-use crate::config::{ConnectMode, PeerConfig};
+use crate::config::{Admin, ConnectMode, PeerConfig, Role};
 use crate::report::{PeerCounters, PeerState};
 use crate::session::{Connection, Phase};
 use crate::wire::update::PeerKind;
@@ -39,8 +39,18 @@ pub(crate) enum Helping {
     No,
     /// It is gone; routes of these families are stale, and dropped at the time named.
     Away { families: BTreeSet<Family>, until: Instant },
+    /// Its restart time is over; routes of these families are kept as the last choice until then (RFC 9494).
+    LongLived(BTreeMap<Family, Instant>),
     /// It is back; stale routes of these families wait for End-of-RIB, at most until the time named.
     Back { families: BTreeSet<Family>, until: Instant },
+}
+
+/// How long a peer that announced too many prefixes stays down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bar {
+    Until(Instant),
+    /// Its limits.
+    UntilChanged,
 }
 
 /// What a peer is still owed of its update group's table.
@@ -48,6 +58,8 @@ pub(crate) enum Helping {
 pub(crate) struct Owed {
     /// Prefixes whose present state it has to be told.
     pub(crate) prefixes: BTreeSet<Prefix>,
+    /// Families whose refresh ends when all of it is sent (RFC 7313).
+    pub(crate) refresh: BTreeSet<Family>,
     /// Families whose End-of-RIB has to follow.
     pub(crate) end_of_rib: BTreeSet<Family>,
     /// The driver's queue is full since then.
@@ -66,17 +78,27 @@ pub(crate) struct Peer {
     pub(crate) last_error: Option<String>,
     pub(crate) counters: PeerCounters,
     pub(crate) helping: Helping,
+    /// How long its stale routes may live after its restart time, as it last said.
+    pub(crate) long_lived: BTreeMap<Family, Duration>,
     /// Families whose End-of-RIB came in this session.
     pub(crate) end_of_rib: BTreeSet<Family>,
     /// Whether a try to reach it failed since the start.
     pub(crate) unreachable: bool,
     /// Its prefixes in the Loc-RIB.
     pub(crate) prefixes: BTreeSet<Prefix>,
+    /// How many of them are IPv6.
+    pub(crate) prefixes_v6: usize,
     /// What it told us where the import policy changed something.
     pub(crate) told: BTreeMap<Prefix, Arc<Attributes>>,
     pub(crate) refused: usize,
     pub(crate) stale: usize,
     pub(crate) owed: Owed,
+    /// Why it may not come back yet.
+    pub(crate) bar: Option<Bar>,
+    /// Families of which it announces nearly too many prefixes; that has been said.
+    pub(crate) warned: BTreeSet<Family>,
+    /// It is telling us everything again (RFC 7313), and is given until then.
+    pub(crate) refreshing: Option<Instant>,
     /// The deadline the speaker's timer queue holds for it.
     pub(crate) armed: Option<Instant>,
 }
@@ -112,13 +134,18 @@ impl Peer {
             last_error: None,
             counters: PeerCounters::default(),
             helping: Helping::No,
+            long_lived: BTreeMap::new(),
             end_of_rib: BTreeSet::new(),
             unreachable: false,
             prefixes: BTreeSet::new(),
+            prefixes_v6: 0,
             told: BTreeMap::new(),
             refused: 0,
             stale: 0,
             owed: Owed::default(),
+            bar: None,
+            warned: BTreeSet::new(),
+            refreshing: None,
             armed: None,
         }
     }
@@ -127,6 +154,29 @@ impl Peer {
     pub(crate) fn kind(&self, asn: Asn) -> PeerKind {
         let ours = self.config.local_asn.unwrap_or(asn);
         if ours == self.config.asn { PeerKind::Internal } else { PeerKind::External }
+    }
+
+    /// What we are to it (RFC 9234), on an external session.
+    pub(crate) fn role(&self, asn: Asn) -> Option<Role> {
+        self.config.role.filter(|_| self.kind(asn) == PeerKind::External)
+    }
+
+    /// Whether it may not be connected with now.
+    pub(crate) fn is_barred(&self, now: Instant) -> bool {
+        self.config.admin != Admin::Up
+            || match self.bar {
+                None => false,
+                Some(Bar::Until(end)) => now < end,
+                Some(Bar::UntilChanged) => true,
+            }
+    }
+
+    /// How many prefixes of a family it announces.
+    pub(crate) fn count(&self, family: Family) -> usize {
+        match family {
+            Family::V4 => self.prefixes.len() - self.prefixes_v6,
+            Family::V6 => self.prefixes_v6,
+        }
     }
 
     pub(crate) fn established(&self) -> Option<&Connection> {
@@ -143,6 +193,7 @@ impl Peer {
             Some(Phase::OpenConfirm) => PeerState::OpenConfirm,
             Some(Phase::OpenSent) => PeerState::OpenSent,
             None => match self.dial {
+                Dial::Off if self.config.admin != Admin::Up || self.bar.is_some() => PeerState::Idle,
                 Dial::Off => PeerState::Active,
                 Dial::At(_, state) => state,
                 Dial::Connecting(..) => PeerState::Connect,
@@ -152,10 +203,15 @@ impl Peer {
 
     /// Dials at once, or as soon as a try a second allows.
     pub(crate) fn dial_soon(&mut self, now: Instant) {
-        self.dial = match self.config.connect {
-            ConnectMode::Passive => Dial::Off,
-            ConnectMode::Active => {
+        self.dial = match (self.config.connect, self.bar) {
+            _ if self.config.admin != Admin::Up => Dial::Off,
+            (ConnectMode::Passive, _) | (_, Some(Bar::UntilChanged)) => Dial::Off,
+            (ConnectMode::Active, bar) => {
                 let earliest = self.last_dial.map_or(now, |last| now.max(last + MIN_RETRY));
+                let earliest = match bar {
+                    Some(Bar::Until(end)) => earliest.max(end),
+                    _ => earliest,
+                };
                 Dial::At(earliest, PeerState::Idle)
             }
         };
@@ -176,9 +232,8 @@ impl Peer {
             Retry::NoConnection => (MAX_CONNECT_RETRY, PeerState::Active),
         };
         self.failures = self.failures.saturating_add(1);
-        if self.config.connect == ConnectMode::Passive {
-            self.dial = Dial::Off;
-            return;
+        if self.bar.is_some() || self.config.connect == ConnectMode::Passive || self.config.admin != Admin::Up {
+            return self.dial_soon(now);
         }
         let doubled = MIN_RETRY.saturating_mul(1 << (self.failures - 1).min(8)).min(ceiling);
         let delay = doubled.mul_f64(jitter(router_id, self.config.address, self.failures)).max(MIN_RETRY);
@@ -204,10 +259,11 @@ impl Peer {
         };
         let helping = match self.helping {
             Helping::No => None,
+            Helping::LongLived(ref until) => until.values().min().copied(),
             Helping::Away { until, .. } | Helping::Back { until, .. } => Some(until),
         };
         let connections = self.connections.iter().filter_map(Connection::deadline);
-        connections.chain(dial).chain(helping).chain(self.send_hold()).min()
+        connections.chain(dial).chain(helping).chain(self.refreshing).chain(self.send_hold()).min()
     }
 
     /// RFC 9687: when a peer that does not read is given up: after 8 minutes or twice the hold time, the longer of both.

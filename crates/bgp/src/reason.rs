@@ -8,6 +8,9 @@ pub enum Loss {
     /// Own routes win.
     #[error("an own route wins over learned ones")]
     OwnRoute,
+    /// RFC 9494 section 4.3.
+    #[error("kept from before a long restart of where it comes from (llgr-stale)")]
+    LongLivedStale,
     /// The highest LOCAL_PREF wins.
     #[error("LOCAL_PREF {path} is lower than {best}")]
     LocalPref {
@@ -79,6 +82,9 @@ pub enum Refusal {
     /// RFC 4271 section 6.3.
     #[error("its next hop is one of our own addresses")]
     OwnNextHop,
+    /// RFC 9234 section 5.
+    #[error("a route leak: its OTC attribute says that it must not come from a peer of this role")]
+    RoleLeak,
     /// RFC 8212.
     #[error("no import policy is configured for this external peer (RFC 8212): give it one, if only to accept all")]
     NoPolicy,
@@ -108,6 +114,12 @@ pub enum NotAdvertised {
     /// RFC 1997.
     #[error("it carries the community {0}")]
     Community(&'static str),
+    /// RFC 9234 section 5.
+    #[error("it may go to customers only (OTC), which this peer is not")]
+    OnlyToCustomers,
+    /// RFC 9494 section 4.3.
+    #[error("it is kept from before a long restart, and this peer does not know of that (RFC 9494)")]
+    LongLivedStale,
     /// RFC 8212.
     #[error("no export policy is configured for this external peer (RFC 8212): give it one, if only to accept all")]
     NoPolicy,

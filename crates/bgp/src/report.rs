@@ -61,6 +61,11 @@ pub enum RestartStatus {
         /// When they will be dropped.
         until: Instant,
     },
+    /// Its restart time is over, and its routes are kept as the last choice until then (RFC 9494).
+    LongLived {
+        /// When the last of them will be dropped.
+        until: Instant,
+    },
     /// The peer is back and its routes are kept until its End-of-RIB.
     AwaitingEndOfRib,
     /// We restarted and wait for its End-of-RIB before paths are chosen.
@@ -72,6 +77,7 @@ impl fmt::Display for RestartStatus {
         f.write_str(match self {
             Self::None => "none",
             Self::PeerAway { .. } => "peer away, its routes kept",
+            Self::LongLived { .. } => "peer away for long, its routes kept as the last choice",
             Self::AwaitingEndOfRib => "peer back, its stale routes kept until End-of-RIB",
             Self::Deferring => "we restarted, awaiting its End-of-RIB",
         })
@@ -124,6 +130,8 @@ pub struct PeerStatus {
     pub prefixes_stale: usize,
     /// Graceful restart.
     pub restart: RestartStatus,
+    /// What an operator should know of: a missing policy, nearly too many prefixes.
+    pub notes: Vec<String>,
     /// Counters.
     pub counters: PeerCounters,
 }

@@ -9,15 +9,16 @@
 //! ```
 
 use crate::api::ConnId;
-use crate::wire::capability::{Capabilities, GracefulRestart};
+use crate::config::{Role, RoleMode};
+use crate::wire::capability::{Capabilities, Forwarding, GracefulRestart, PathsMode};
 use crate::wire::open::Open;
 use crate::wire::update::{Context, PeerKind, Update};
 use crate::wire::{
-    AsnWidth, Framed, MAX_EXTENDED_LEN, MAX_LEN, MessageType, Notification, Outcome, WireError, keepalive,
+    AsnWidth, Framed, MAX_EXTENDED_LEN, MAX_LEN, MessageType, Notification, Outcome, Refresh, WireError, keepalive,
     parse_route_refresh, split,
 };
 use lasthop_net::{Asn, Family};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
@@ -37,7 +38,11 @@ pub(crate) struct Terms {
     /// In seconds.
     pub(crate) hold_time: u16,
     pub(crate) families: BTreeSet<Family>,
-    pub(crate) graceful_restart: GracefulRestart,
+    pub(crate) graceful_restart: Option<GracefulRestart>,
+    pub(crate) long_lived: Option<BTreeMap<Family, (Forwarding, Duration)>>,
+    pub(crate) role: Option<(Role, RoleMode)>,
+    pub(crate) extended_next_hop: bool,
+    pub(crate) add_path: BTreeMap<Family, PathsMode>,
 }
 
 impl Terms {
@@ -56,7 +61,13 @@ impl Terms {
                 asn4: Some(self.local_asn),
                 route_refresh: true,
                 extended_message: true,
-                graceful_restart: Some(self.graceful_restart.clone()),
+                graceful_restart: self.graceful_restart.clone(),
+                long_lived: self.long_lived.clone(),
+                enhanced_refresh: true,
+                add_path: self.add_path.clone(),
+                extended_next_hop: self.extended_next_hop,
+                role: self.role.filter(|_| self.kind() == PeerKind::External).map(|(role, _)| role),
+                two_roles: false,
             },
         }
     }
@@ -72,8 +83,19 @@ pub(crate) struct Agreed {
     pub(crate) extended_message: bool,
     /// `None`: no keepalives and no hold timer.
     pub(crate) hold_time: Option<Duration>,
-    /// The peer's.
+    /// The peer's, if we take part.
     pub(crate) graceful_restart: Option<GracefulRestart>,
+    /// Both keep routes over a NOTIFICATION (RFC 8538).
+    pub(crate) notification: bool,
+    /// The peer's, if we take part (RFC 9494).
+    pub(crate) long_lived: Option<BTreeMap<Family, (Forwarding, Duration)>>,
+    pub(crate) enhanced_refresh: bool,
+    pub(crate) extended_next_hop: bool,
+    /// Families in which it sends us several paths, and in which we may send it several (RFC 7911).
+    #[expect(dead_code, reason = "not offered yet")]
+    pub(crate) paths_in: BTreeSet<Family>,
+    #[expect(dead_code, reason = "not offered yet")]
+    pub(crate) paths_out: BTreeSet<Family>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -105,7 +127,7 @@ pub(crate) enum Event {
     Opened,
     Established,
     Update(Update),
-    Refresh(Family),
+    Refresh(Refresh, Family),
     /// To be forgotten.
     Down(Down),
 }
@@ -298,7 +320,14 @@ fn step(state: &mut State, terms: &Terms, (now, kind, body): (Instant, MessageTy
             Some(Update::parse(body, &context).map_or_else(|error| Event::Down(error.into()), Event::Update))
         }
         (State::Established { agreed, .. }, MessageType::RouteRefresh) => {
-            parse_route_refresh(body).filter(|family| agreed.families.contains(family)).map(Event::Refresh)
+            if agreed.enhanced_refresh && body.len() != 4 {
+                // RFC 7313 section 5.
+                let words = format!("a ROUTE-REFRESH of {} octets where 4 are right", body.len());
+                return Some(Event::Down(Down::Sent(Notification::new((7, 1), body), words)));
+            }
+            let (refresh, family) = parse_route_refresh(body)?;
+            let known = agreed.families.contains(&family) && (refresh == Refresh::Request || agreed.enhanced_refresh);
+            known.then_some(Event::Refresh(refresh, family))
         }
         // RFC 6608.
         (state, kind) => {
@@ -332,14 +361,53 @@ fn agree(terms: &Terms, open: &Open) -> Result<Agreed, WireError> {
         let reason = "no address family in common".to_owned();
         return Err(WireError::reset(28, "OPEN", reason, ((2, 7), missing.encode())));
     }
+    check_role(terms, theirs)?;
     let hold = terms.hold_time.min(open.hold_time);
+    let both = |ours: fn(&PathsMode) -> bool, other: fn(&PathsMode) -> bool| {
+        let offered = |family: &&Family| {
+            terms.add_path.get(family).is_some_and(ours) && theirs.add_path.get(family).is_some_and(other)
+        };
+        families.iter().filter(offered).copied().collect::<BTreeSet<Family>>()
+    };
+    let ours_notify = terms.graceful_restart.as_ref().is_some_and(|restart| restart.notification);
+    let their_restart = theirs.graceful_restart.clone().filter(|_| terms.graceful_restart.is_some());
     Ok(Agreed {
         router_id: open.router_id,
-        families,
         width: if theirs.asn4.is_some() { AsnWidth::Four } else { AsnWidth::Two },
         route_refresh: theirs.route_refresh,
         extended_message: theirs.extended_message,
         hold_time: (hold > 0).then(|| Duration::from_secs(u64::from(hold))),
-        graceful_restart: theirs.graceful_restart.clone(),
+        notification: ours_notify && their_restart.as_ref().is_some_and(|restart| restart.notification),
+        // RFC 9494 section 4.2: without graceful restart it means nothing.
+        long_lived: theirs.long_lived.clone().filter(|_| terms.long_lived.is_some() && their_restart.is_some()),
+        graceful_restart: their_restart,
+        enhanced_refresh: theirs.enhanced_refresh,
+        extended_next_hop: terms.extended_next_hop && theirs.extended_next_hop,
+        paths_in: both(|ours| ours.receives, |other| other.sends),
+        paths_out: both(|ours| ours.sends, |other| other.receives),
+        families,
     })
+}
+
+/// RFC 9234 section 4.2: the roles of both ends must be a pair.
+fn check_role(terms: &Terms, theirs: &Capabilities) -> Result<(), WireError> {
+    let Some((ours, mode)) = terms.role.filter(|_| terms.kind() == PeerKind::External) else { return Ok(()) };
+    let refuse = |reason: String| Err(WireError::reset(28, "OPEN", reason, ((2, 11), [])));
+    let expected = match ours {
+        Role::Provider => Role::Customer,
+        Role::Customer => Role::Provider,
+        Role::RouteServer => Role::RouteServerClient,
+        Role::RouteServerClient => Role::RouteServer,
+        Role::Peer => Role::Peer,
+    };
+    match theirs.role {
+        _ if theirs.two_roles => refuse("the peer names two roles".to_owned()),
+        Some(role) if role != expected => {
+            refuse(format!("the peer's role is {role:?}, to our {ours:?} it must be {expected:?}"))
+        }
+        None if mode == RoleMode::Strict => {
+            refuse(format!("the peer names no role, and to our {ours:?} it must be {expected:?}"))
+        }
+        _ => Ok(()),
+    }
 }

@@ -88,7 +88,7 @@ fn an_open_that_is_unusual_but_legal_is_accepted() {
 #[test]
 fn our_open_offers_both_families_route_refresh_four_octet_as_and_graceful_restart() {
     for (start, restart) in
-        [(Start::Cold, "40 0a 0078 00010100 00020100"), (Start::Restarted, "40 0a 8078 00010180 00020180")]
+        [(Start::Cold, "40 0a 4078 00010100 00020100"), (Start::Restarted, "40 0a c078 00010180 00020180")]
     {
         let mut bench = Bench::new(sut_config(4_200_000_001), start);
         bench.set_peer(passive(PEER, 65001));
@@ -96,7 +96,7 @@ fn our_open_offers_both_families_route_refresh_four_octet_as_and_graceful_restar
         let sent = bench.seen[&conn].open().unwrap();
         assert_eq!(sent[..9], hex("04 5ba0 005a 0a630101"));
         assert_eq!(sent[9] as usize, sent.len() - 10);
-        let capabilities = hex(&format!("010400010001 010400020001 0200 0600 {restart} 4104fa56ea01"));
+        let capabilities = hex(&format!("010400010001 010400020001 0200 0600 {restart} 4104fa56ea01 4600"));
         assert_eq!(sent[12..], capabilities, "{start:?}");
     }
 }

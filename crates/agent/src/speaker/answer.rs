@@ -46,6 +46,8 @@ struct Peer {
     prefixes_refused: usize,
     prefixes_stale: usize,
     restart: Restart,
+    /// What an operator should know of.
+    notes: Vec<String>,
     negotiated: Option<Negotiated>,
     counters: Counters,
 }
@@ -170,10 +172,11 @@ impl Peer {
             restart: Restart {
                 state: peer.restart.to_string(),
                 seconds_left: match peer.restart {
-                    RestartStatus::PeerAway { until } => Some(left(until)),
+                    RestartStatus::PeerAway { until } | RestartStatus::LongLived { until } => Some(left(until)),
                     _ => None,
                 },
             },
+            notes: peer.notes,
             negotiated: peer.negotiated.map(Negotiated::from),
             counters: Counters {
                 updates_in: peer.counters.updates_in,

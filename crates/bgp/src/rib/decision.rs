@@ -3,7 +3,7 @@
 //! The interior cost of a next hop (step e) is not known here and counts as equal.
 
 use super::table::{Path, Source};
-use crate::attributes::{Attributes, DEFAULT_LOCAL_PREF};
+use crate::attributes::{Attributes, DEFAULT_LOCAL_PREF, LLGR_STALE};
 use crate::peer::PeerId;
 use crate::reason::Loss;
 use crate::wire::update::PeerKind;
@@ -60,6 +60,8 @@ pub(crate) fn choose<'a>(
         })
         .collect();
     if alive.len() > 1 {
+        let stale = |c: Candidate<'_>| c.attributes.communities.contains(&LLGR_STALE);
+        prefer(&mut alive, stale, |c, _| lost(c.place, Loss::LongLivedStale));
         prefer(
             &mut alive,
             |c| u32::MAX - c.local_pref(),
@@ -180,6 +182,11 @@ mod tests {
         let id = |last| Some(Ipv4Addr::new(1, 1, 1, last));
         let inside = [Internal; 2];
         for (worse, kinds, expect) in [
+            (
+                attributes(|a| (a.local_pref, a.communities) = (Some(200), vec![LLGR_STALE])),
+                inside,
+                "kept from before a long restart of where it comes from (llgr-stale)",
+            ),
             (attributes(|a| a.local_pref = Some(99)), inside, "LOCAL_PREF 99 is lower than 100"),
             (attributes(|a| a.as_path.prepend(Asn(7))), inside, "AS_PATH length 3 is longer than 2"),
             (attributes(|a| a.origin = OriginCode::Egp), inside, "ORIGIN is worse (IGP before EGP before INCOMPLETE)"),

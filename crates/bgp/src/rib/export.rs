@@ -2,9 +2,10 @@
 
 use super::table::Source;
 use crate::attributes::{
-    Attributes, BLACKHOLE, DEFAULT_LOCAL_PREF, GRACEFUL_SHUTDOWN, NO_ADVERTISE, NO_EXPORT, NO_EXPORT_SUBCONFED,
+    Attributes, BLACKHOLE, DEFAULT_LOCAL_PREF, GRACEFUL_SHUTDOWN, LLGR_STALE, NO_ADVERTISE, NO_EXPORT,
+    NO_EXPORT_SUBCONFED,
 };
-use crate::config::{Drain, NextHop, ReflectMode};
+use crate::config::{Drain, NextHop, ReflectMode, Role};
 use crate::policy::{Applied, Blocked, Policy};
 use crate::reason::NotAdvertised;
 use crate::wire::AsnWidth;
@@ -24,6 +25,10 @@ pub(crate) struct View {
     pub(crate) width: AsnWidth,
     pub(crate) policy: Policy,
     pub(crate) drain: Drain,
+    /// Ours (RFC 9234).
+    pub(crate) role: Option<Role>,
+    /// Whether it knows of long-lived stale routes (RFC 9494).
+    pub(crate) long_lived: bool,
 }
 
 /// What the peer is to us.
@@ -132,6 +137,14 @@ pub(crate) fn export(
         }
         _ => false,
     };
+    // RFC 9234 section 5: towards who is no customer of ours.
+    let up = matches!(view.role, Some(Role::Customer | Role::Peer | Role::RouteServerClient));
+    if up && attributes.otc.is_some() {
+        return Err(NotAdvertised::OnlyToCustomers);
+    }
+    if !view.long_lived && attributes.communities.contains(&LLGR_STALE) {
+        return Err(NotAdvertised::LongLivedStale);
+    }
     let applied = judged.as_ref().map_err(|blocked| view.blocked(*blocked))?;
     let next_hop = match (view.kind, view.next_hop) {
         _ if source.is_none() => view.our_address(family)?,
@@ -164,6 +177,9 @@ pub(crate) fn export(
             // RFC 4360 section 6: bit 0x40 of the type means "not across an AS boundary".
             out.extended.retain(|[kind, ..]| kind & 0x40 == 0);
             out.as_path.prepend(local_asn);
+            if matches!(view.role, Some(Role::Provider | Role::Peer | Role::RouteServer)) {
+                out.otc = out.otc.or(Some(local_asn));
+            }
         }
     }
     Ok(out)

@@ -87,7 +87,8 @@ impl Speaker {
         if (old.asn, old.router_id) != (self.config.asn, self.config.router_id) {
             let all: Vec<PeerId> = self.peers.keys().copied().collect();
             for id in all {
-                self.reset(now, id, (Notification::CONFIGURATION_CHANGE, "our AS or identifier changed"));
+                let notification = Notification::new(Notification::CONFIGURATION_CHANGE, []);
+                self.reset(now, id, (notification, "our AS or identifier changed"));
                 self.drop_routes(id);
                 self.rearm(now, id);
             }
@@ -127,11 +128,23 @@ impl Speaker {
         let changes = old.changes(new);
         if let Some(changed) = changes.iter().find(|changed| changed.effect == Effect::Reset) {
             tracing::info!(peer = %new.address, field = changed.field, "the session is reset by a change of its configuration");
-            self.reset(now, id, (Notification::CONFIGURATION_CHANGE, "the configuration of the peer changed"));
+            let notification = Notification::new(Notification::CONFIGURATION_CHANGE, []);
+            self.reset(now, id, (notification, "the configuration of the peer changed"));
             self.drop_routes(id);
         } else {
-            if old.connect != new.connect && peer.connections.is_empty() {
+            let (connect, limits, admin) =
+                (old.connect != new.connect, old.limits != new.limits, old.admin != new.admin);
+            if limits {
+                peer.bar = None;
+            }
+            if (connect || limits) && peer.connections.is_empty() {
                 peer.dial_soon(now);
+            }
+            if admin {
+                self.administer(now, id);
+            }
+            if limits {
+                self.check_limits(now, id);
             }
             self.regroup(now, id);
             self.judge_again(id);
@@ -142,7 +155,7 @@ impl Speaker {
     /// Removes a peer with all it told us.
     pub fn remove_peer(&mut self, now: Instant, peer: IpAddr) {
         let Some(id) = self.by_address.remove(&peer.to_canonical()) else { return };
-        self.reset(now, id, (Notification::DECONFIGURED, "the peer was removed"));
+        self.reset(now, id, (Notification::new(Notification::DECONFIGURED, []), "the peer was removed"));
         self.drop_routes(id);
         self.table.sources.remove(&id);
         if let Some(Peer { armed: Some(at), .. }) = self.peers.remove(&id) {
@@ -224,7 +237,7 @@ impl Speaker {
         let all: Vec<PeerId> = self.peers.keys().copied().collect();
         for id in all {
             match mode {
-                StopMode::Cease => self.reset(now, id, (Notification::SHUTDOWN, "we stop")),
+                StopMode::Cease => self.reset(now, id, (Notification::new(Notification::SHUTDOWN, []), "we stop")),
                 StopMode::KeepRoutes => {
                     let open: Vec<ConnId> =
                         self.peers.get(&id).map(|p| p.connections.iter().map(|c| c.id).collect()).unwrap_or_default();

@@ -2,7 +2,7 @@
 
 use super::Speaker;
 use crate::peer::{Helping, Peer, PeerId};
-use crate::policy::Blocked;
+use crate::policy::{Blocked, Policy};
 use crate::reason::{NotAdvertised, Refusal};
 use crate::report::{
     AdvertisedReport, NegotiatedReport, PathReport, PathSource, PathVerdict, PeerState, PeerStatus, RestartStatus,
@@ -13,6 +13,7 @@ use crate::rib::export::export;
 use crate::rib::table::{Entry, Freshness, Path};
 use crate::session::Agreed;
 use crate::wire::AsnWidth;
+use crate::wire::update::PeerKind;
 use lasthop_net::Prefix;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -44,12 +45,33 @@ impl Speaker {
             prefixes_stale: peer.stale,
             restart: match peer.helping {
                 Helping::Away { until, .. } => RestartStatus::PeerAway { until },
+                Helping::LongLived(ref until) => {
+                    RestartStatus::LongLived { until: until.values().max().copied().unwrap_or(peer.shown.1) }
+                }
                 Helping::Back { .. } => RestartStatus::AwaitingEndOfRib,
                 Helping::No if self.restart.is_deferring() && waits => RestartStatus::Deferring,
                 Helping::No => RestartStatus::None,
             },
+            notes: self.notes(peer),
             counters: peer.counters,
         }
+    }
+
+    fn notes(&self, peer: &Peer) -> Vec<String> {
+        let mut notes = Vec::new();
+        if peer.kind(self.config.asn) == PeerKind::External {
+            let missing = |policy: &Policy| *policy == Policy::Missing;
+            if missing(&peer.config.import) {
+                notes.push("no import policy: nothing is accepted from it (RFC 8212)".to_owned());
+            }
+            if missing(&peer.config.export) {
+                notes.push("no export policy: nothing is advertised to it (RFC 8212)".to_owned());
+            }
+        }
+        for (family, limit) in peer.config.limits.iter().filter(|(family, _)| peer.warned.contains(family)) {
+            notes.push(format!("{} prefixes of {family}, of {} it may announce", peer.count(*family), limit.max));
+        }
+        notes
     }
 
     /// All paths, or those to one prefix; of one prefix the best first.
@@ -173,8 +195,12 @@ fn negotiated(agreed: &Agreed) -> NegotiatedReport {
     };
     has("4-octet AS", agreed.width == AsnWidth::Four);
     has("route refresh", agreed.route_refresh);
+    has("enhanced route refresh", agreed.enhanced_refresh);
     has("extended messages", agreed.extended_message);
     has("graceful restart", agreed.graceful_restart.is_some());
+    has("graceful restart on NOTIFICATION", agreed.notification);
+    has("long-lived graceful restart", agreed.long_lived.is_some());
+    has("IPv6 next hops for IPv4", agreed.extended_next_hop);
     NegotiatedReport {
         router_id: agreed.router_id,
         families: agreed.families.iter().copied().collect(),

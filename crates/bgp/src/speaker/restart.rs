@@ -10,15 +10,17 @@
 
 use super::{Running, Speaker};
 use crate::api::{Output, Start};
+use crate::attributes::{Attributes, LLGR_STALE, NO_LLGR};
 use crate::config::ReflectMode;
 use crate::peer::{Helping, Peer, PeerId};
 use crate::rib::export::{Kind, Reflection, View};
 use crate::rib::group::{Group, Hold};
-use crate::rib::table::{Freshness, outcome};
+use crate::rib::table::{Freshness, Path, outcome};
 use crate::session::{Agreed, Connection, Down};
+use crate::wire::Notification;
 use crate::wire::capability::Forwarding;
 use lasthop_net::{Family, Prefix};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 /// A peer that does not do graceful restart sends no End-of-RIB: it has told us everything after this time.
@@ -200,14 +202,27 @@ impl Speaker {
         if matches!(self.peers.get(&id), Some(Peer { helping: Helping::Back { .. }, .. })) {
             self.drop_where(id, |_, freshness| freshness == Freshness::Stale);
         }
-        let restart = gone.agreed().and_then(|agreed| agreed.graceful_restart.as_ref());
-        let kept: BTreeSet<Family> = match (down, restart) {
-            (Down::Lost(_), Some(restart)) => restart.families.keys().copied().collect(),
-            _ => BTreeSet::new(),
+        let agreed = gone.agreed();
+        let restart = agreed.and_then(|agreed| agreed.graceful_restart.as_ref());
+        let both = agreed.is_some_and(|agreed| agreed.notification);
+        let keeps = match down {
+            Down::Lost(_) => true,
+            // RFC 8538 section 4.
+            Down::Received(notification) => {
+                both && (notification.code, notification.subcode) != Notification::HARD_RESET
+            }
+            Down::Sent(notification, _) => both && !notification.is_final(),
         };
+        let kept: BTreeSet<Family> = match restart.filter(|_| keeps) {
+            Some(restart) => restart.families.keys().copied().collect(),
+            None => BTreeSet::new(),
+        };
+        let long_lived = agreed.and_then(|agreed| agreed.long_lived.clone()).unwrap_or_default();
         self.drop_where(id, |family, _| !kept.contains(&family));
         self.mark_stale(id);
         let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.refreshing = None;
+        peer.long_lived = long_lived.into_iter().map(|(family, (_, time))| (family, time)).collect();
         peer.helping = match restart {
             Some(restart) if !peer.prefixes.is_empty() => Helping::Away { families: kept, until: now + restart.time },
             _ => Helping::No,
@@ -217,11 +232,19 @@ impl Speaker {
     /// The session is up again.
     pub(super) fn peer_is_back(&mut self, now: Instant, id: PeerId, agreed: &Agreed) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        let Helping::Away { families, .. } = std::mem::replace(&mut peer.helping, Helping::No) else { return };
+        let (families, long) = match std::mem::replace(&mut peer.helping, Helping::No) {
+            Helping::Away { families, .. } => (families, false),
+            Helping::LongLived(until) => (until.into_keys().collect(), true),
+            Helping::No | Helping::Back { .. } => return,
+        };
         let restart = agreed.graceful_restart.as_ref();
         let forwards = |family: &Family| {
-            agreed.families.contains(family)
-                && restart.is_some_and(|restart| restart.families.get(family) == Some(&Forwarding::Preserved))
+            let said = match (&agreed.long_lived, restart) {
+                // RFC 9494 section 4.4.
+                (Some(long_lived), _) if long => long_lived.get(family).map(|(forwarding, _)| *forwarding),
+                (_, restart) => restart.and_then(|restart| restart.families.get(family).copied()),
+            };
+            agreed.families.contains(family) && said == Some(Forwarding::Preserved)
         };
         let families: BTreeSet<Family> = families.into_iter().filter(forwards).collect();
         if !families.is_empty() {
@@ -248,12 +271,56 @@ impl Speaker {
     /// The time for a peer to come back, or to send End-of-RIB, is over.
     pub(super) fn check_helping(&mut self, now: Instant, id: PeerId) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        match peer.helping {
-            Helping::Away { until, .. } | Helping::Back { until, .. } if until <= now => {
+        if peer.refreshing.is_some_and(|until| until <= now) {
+            peer.refreshing = None;
+            self.drop_where(id, |_, freshness| freshness == Freshness::Stale);
+            return;
+        }
+        match &mut peer.helping {
+            Helping::Away { families, until } if *until <= now => {
+                let from = *until;
+                let long = |family: &Family| Some((*family, from + *peer.long_lived.get(family)?));
+                let long: BTreeMap<Family, Instant> =
+                    families.iter().filter_map(long).filter(|(_, until)| *until > now).collect();
+                peer.helping = Helping::No;
+                self.drop_where(id, |family, freshness| freshness == Freshness::Stale && !long.contains_key(&family));
+                self.live_long(id, long);
+            }
+            Helping::Back { until, .. } if *until <= now => {
                 peer.helping = Helping::No;
                 self.drop_where(id, |_, freshness| freshness == Freshness::Stale);
             }
+            Helping::LongLived(until) => {
+                let over: BTreeSet<Family> = until.iter().filter(|(_, at)| **at <= now).map(|(f, _)| *f).collect();
+                until.retain(|_, at| *at > now);
+                if until.is_empty() {
+                    peer.helping = Helping::No;
+                }
+                if !over.is_empty() {
+                    self.drop_where(id, |family, freshness| freshness == Freshness::Stale && over.contains(&family));
+                }
+            }
             _ => {}
+        }
+    }
+
+    /// RFC 9494 section 4.3: what is stale of these families is kept on as the last choice, and says so.
+    fn live_long(&mut self, id: PeerId, until: BTreeMap<Family, Instant>) {
+        let Some(peer) = self.peers.get_mut(&id).filter(|_| !until.is_empty()) else { return };
+        let prefixes: Vec<Prefix> = peer.prefixes.iter().copied().collect();
+        peer.helping = Helping::LongLived(until);
+        for prefix in prefixes {
+            let paths = self.table.entries.get(&prefix).map(|entry| entry.paths.clone()).unwrap_or_default();
+            for path in paths.into_iter().filter(|path| path.source == id && path.freshness == Freshness::Stale) {
+                if path.attributes.communities.contains(&NO_LLGR) {
+                    self.put(id, prefix, None);
+                } else if !path.attributes.communities.contains(&LLGR_STALE) {
+                    let mut attributes = Attributes::clone(&path.attributes);
+                    attributes.communities.push(LLGR_STALE);
+                    let attributes = self.attributes.get(attributes);
+                    self.put(id, prefix, Some(Path { attributes, ..path }));
+                }
+            }
         }
     }
 }

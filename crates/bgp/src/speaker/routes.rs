@@ -4,7 +4,7 @@
 use super::{Running, Speaker};
 use crate::api::{Bytes, Output};
 use crate::attributes::{Attributes, GRACEFUL_SHUTDOWN};
-use crate::config::Switch;
+use crate::config::{Role, Switch};
 use crate::peer::PeerId;
 use crate::policy::Blocked;
 use crate::reason::Refusal;
@@ -12,14 +12,18 @@ use crate::rib::export::{Kind, View};
 use crate::rib::group::{Advert, Group, Hold, To};
 use crate::rib::table::{Entry, Freshness, Outcome, Path};
 use crate::wire::update::{PeerKind, Update};
-use crate::wire::{self, AttributeBlock, end_of_rib};
+use crate::wire::{self, AttributeBlock, Refresh, end_of_rib, route_refresh};
 use lasthop_net::{Asn, Family, Prefix};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Prefixes a lagging peer is served at once: the driver can say in between that it is enough.
 const CHUNK: usize = 2048;
+
+/// A peer that began to tell us everything again has this long to end (RFC 7313 section 4).
+const REFRESH_LIMIT: Duration = Duration::from_secs(300);
 
 impl Speaker {
     /// Takes an UPDATE.
@@ -36,7 +40,8 @@ impl Speaker {
         for prefix in update.withdrawn {
             self.put(id, prefix, None);
         }
-        for (attributes, prefixes) in update.announced {
+        for (mut attributes, prefixes) in update.announced {
+            self.mark_role(id, &mut attributes);
             let told = self.attributes.get(attributes);
             let refusal = self.refusal(id, &told);
             for prefix in prefixes {
@@ -47,6 +52,15 @@ impl Speaker {
         }
         if let Some(family) = update.end_of_rib {
             self.end_of_rib_received(id, family);
+        }
+    }
+
+    /// RFC 9234 section 5: what comes down from a provider or across from a peer goes on to customers only.
+    fn mark_role(&self, id: PeerId, attributes: &mut Attributes) {
+        let Some(peer) = self.peers.get(&id) else { return };
+        let role = peer.role(self.config.asn);
+        if matches!(role, Some(Role::Customer | Role::Peer | Role::RouteServerClient)) {
+            attributes.otc = attributes.otc.or(Some(peer.config.asn));
         }
     }
 
@@ -102,14 +116,17 @@ impl Speaker {
             Some(Refusal::ClusterLoop)
         } else if peer.is_ours(attributes.next_hop) {
             Some(Refusal::OwnNextHop)
+        } else if peer.role(self.config.asn).is_some_and(|role| is_leak(role, peer.config.asn, attributes)) {
+            Some(Refusal::RoleLeak)
         } else {
             None
         }
     }
 
     /// Sets or removes the path of one peer to one prefix.
-    fn put(&mut self, id: PeerId, prefix: Prefix, path: Option<Path>) {
+    pub(super) fn put(&mut self, id: PeerId, prefix: Prefix, path: Option<Path>) {
         let (there, refused) = (path.is_some(), path.as_ref().is_some_and(|path| path.refusal.is_some()));
+        let stale = path.as_ref().is_some_and(|path| path.freshness == Freshness::Stale);
         let mut old = None;
         self.change(prefix, |entry| {
             let known = entry.paths.iter().position(|path| path.source == id);
@@ -126,10 +143,15 @@ impl Speaker {
         });
         let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.refused += usize::from(refused);
+        peer.stale += usize::from(stale);
         match (&old, there) {
-            (None, true) => drop(peer.prefixes.insert(prefix)),
+            (None, true) => {
+                peer.prefixes.insert(prefix);
+                peer.prefixes_v6 += usize::from(prefix.family() == Family::V6);
+            }
             (Some(_), false) => {
                 peer.prefixes.remove(&prefix);
+                peer.prefixes_v6 -= usize::from(prefix.family() == Family::V6);
                 peer.told.remove(&prefix);
             }
             _ => {}
@@ -198,13 +220,8 @@ impl Speaker {
                 let refusal = self.refusal(id, &told);
                 let (attributes, refusal) = self.import(id, prefix, (&told, refusal));
                 if refusal != path.refusal || !Arc::ptr_eq(&attributes, &path.attributes) {
-                    let stale = path.freshness == Freshness::Stale;
                     self.keep_told(id, prefix, (&told, &attributes));
                     self.put(id, prefix, Some(Path { attributes, refusal, ..path }));
-                    // `put` counts out what was there and knows new paths as fresh.
-                    if let Some(peer) = self.peers.get_mut(&id) {
-                        peer.stale += usize::from(stale);
-                    }
                 }
             }
             self.announce_again(prefix);
@@ -271,6 +288,8 @@ impl Speaker {
             width: agreed.width,
             policy: config.export.clone(),
             drain: self.config.drain,
+            role: config.role.filter(|_| connection.kind() == PeerKind::External),
+            long_lived: agreed.long_lived.is_some(),
         })
     }
 
@@ -343,9 +362,33 @@ impl Speaker {
         let Some(prefixes) = self.group_of(id).map(|group| group.prefixes_for(id, family).collect::<Vec<_>>()) else {
             return;
         };
-        if let Some(peer) = self.peers.get_mut(&id) {
-            peer.owed.prefixes.extend(prefixes);
-            self.lagging.insert(id);
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.owed.prefixes.extend(prefixes);
+        self.lagging.insert(id);
+        let connection = peer.established().and_then(|connection| Some((connection.id, connection.agreed()?)));
+        if let Some((conn, _)) = connection.filter(|(_, agreed)| agreed.enhanced_refresh) {
+            self.outputs.push_back(Output::Send { conn, bytes: route_refresh(Refresh::Begin, family).into() });
+            peer.owed.refresh.insert(family);
+        }
+    }
+
+    /// RFC 7313 section 4: what the peer does not say again until it is through is gone.
+    pub(super) fn refresh_begins(&mut self, now: std::time::Instant, id: PeerId, family: Family) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        for prefix in peer.prefixes.iter().filter(|prefix| prefix.family() == family) {
+            let paths = self.table.entries.get_mut(prefix).map(|entry| entry.paths.as_mut_slice()).unwrap_or_default();
+            for path in paths.iter_mut().filter(|path| path.source == id && path.freshness == Freshness::Fresh) {
+                path.freshness = Freshness::Stale;
+                peer.stale += 1;
+            }
+        }
+        peer.refreshing = Some(now + REFRESH_LIMIT);
+    }
+
+    pub(super) fn refresh_ends(&mut self, id: PeerId, family: Family) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if peer.refreshing.take().is_some() {
+            self.drop_where(id, |f, freshness| f == family && freshness == Freshness::Stale);
         }
     }
 
@@ -407,6 +450,9 @@ impl Speaker {
             return;
         }
         self.lagging.remove(&id);
+        for family in std::mem::take(&mut peer.owed.refresh) {
+            self.outputs.push_back(Output::Send { conn, bytes: route_refresh(Refresh::End, family).into() });
+        }
         if self.restart.are_own_routes_complete() && group.hold == Hold::Nothing {
             for family in std::mem::take(&mut peer.owed.end_of_rib) {
                 self.outputs.push_back(Output::Send { conn, bytes: end_of_rib(family).into() });
@@ -418,6 +464,15 @@ impl Speaker {
     pub(super) fn release_end_of_rib(&mut self) {
         let owed = self.peers.iter().filter(|(_, peer)| !peer.owed.end_of_rib.is_empty());
         self.lagging.extend(owed.map(|(id, _)| *id));
+    }
+}
+
+/// RFC 9234 section 5, for our role towards a peer of this AS.
+fn is_leak(role: Role, peer: Asn, attributes: &Attributes) -> bool {
+    match (role, attributes.otc) {
+        (Role::Provider | Role::RouteServer, otc) => otc.is_some(),
+        (Role::Peer, Some(asn)) => asn != peer,
+        _ => false,
     }
 }
 

@@ -2,12 +2,15 @@
 
 use super::{Running, Speaker};
 use crate::api::{ConnId, Output};
-use crate::peer::{Dial, Helping, Owed, Peer, PeerId, Retry};
+use crate::config::{Admin, LimitAction, PrefixLimit, RestartMode, Switch};
+use crate::peer::{Bar, Dial, Helping, Owed, Peer, PeerId, Retry};
 use crate::report::PeerState;
 use crate::rib::table::Source;
 use crate::session::{Connection, Down, Event, Phase, Side, Terms};
-use crate::wire::Notification;
+use crate::wire::afi;
 use crate::wire::capability::{Forwarding, GracefulRestart};
+use crate::wire::{Notification, Refresh};
+use lasthop_net::Family;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -22,6 +25,7 @@ impl Speaker {
         let preserved = self.restart.was_restart() || peer.counters.established > 0;
         let forwarding = if preserved { Forwarding::Preserved } else { Forwarding::Lost };
         let config = &peer.config;
+        let kept = config.families.iter().filter(|_| config.restart == RestartMode::Full);
         Terms {
             local_asn: config.local_asn.unwrap_or(self.config.asn),
             peer_asn: config.asn,
@@ -31,11 +35,16 @@ impl Speaker {
                 seconds => seconds,
             },
             families: config.families.clone(),
-            graceful_restart: GracefulRestart {
+            graceful_restart: (config.restart != RestartMode::Off).then(|| GracefulRestart {
                 restarted: self.restart.is_recent(now) && peer.counters.established == 0,
-                time: self.config.restart_time,
-                families: config.families.iter().map(|family| (*family, forwarding)).collect(),
-            },
+                notification: true,
+                time: config.restart_time.unwrap_or(self.config.restart_time),
+                families: kept.clone().map(|family| (*family, forwarding)).collect(),
+            }),
+            long_lived: config.long_lived.map(|time| kept.map(|family| (*family, (forwarding, time))).collect()),
+            role: config.role.map(|role| (role, config.role_mode)),
+            extended_next_hop: config.extended_next_hop == Switch::On,
+            add_path: std::collections::BTreeMap::new(),
         }
     }
 
@@ -128,7 +137,8 @@ impl Speaker {
         let elsewhere = peer.config.local_address.is_some_and(|ours| ours != local);
         // RFC 4724 section 5: a peer that does graceful restart may come back before we noticed that it went.
         let busy = peer.established().is_some_and(|c| c.agreed().is_none_or(|a| a.graceful_restart.is_none()));
-        if self.running == Running::Stopped || elsewhere || busy {
+        let unwanted = peer.is_barred(now);
+        if self.running == Running::Stopped || elsewhere || busy || unwanted {
             self.outputs.push_back(Output::Close { conn });
             return;
         }
@@ -171,8 +181,13 @@ impl Speaker {
             Event::Send(bytes) => self.outputs.push_back(Output::Send { conn, bytes: bytes.into() }),
             Event::Opened => self.collide(now, (id, conn)),
             Event::Established => self.up(now, (id, conn)),
-            Event::Update(update) => self.learn(id, update),
-            Event::Refresh(family) => self.refresh(id, family),
+            Event::Update(update) => {
+                self.learn(id, update);
+                self.check_limits(now, id);
+            }
+            Event::Refresh(Refresh::Request, family) => self.refresh(id, family),
+            Event::Refresh(Refresh::Begin, family) => self.refresh_begins(now, id, family),
+            Event::Refresh(Refresh::End, family) => self.refresh_ends(id, family),
             Event::Down(down) => self.down(now, (id, conn), down),
         }
     }
@@ -235,6 +250,52 @@ impl Speaker {
         }
     }
 
+    /// Acts where a peer announces more prefixes than it may, and warns before (RFC 4486 subcode 1).
+    pub(super) fn check_limits(&mut self, now: Instant, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let limits: Vec<(Family, PrefixLimit)> = peer.config.limits.iter().map(|(f, limit)| (*f, *limit)).collect();
+        for (family, limit) in limits {
+            let count = peer.count(family);
+            let max = usize::try_from(limit.max).unwrap_or(usize::MAX);
+            if count <= max / 100 * usize::from(limit.warn_percent) + max % 100 * usize::from(limit.warn_percent) / 100
+            {
+                peer.warned.remove(&family);
+                continue;
+            }
+            if peer.warned.insert(family) {
+                let address = peer.config.address;
+                tracing::warn!(peer = %address, "{count} prefixes of {family}, of {max} it may announce");
+                self.outputs.push_back(Output::PeerChanged { peer: address });
+            }
+            let LimitAction::Close(idle) = limit.action else { continue };
+            let Some(conn) = peer.established().map(|connection| connection.id).filter(|_| count > max) else {
+                continue;
+            };
+            peer.bar = Some(idle.map_or(Bar::UntilChanged, |idle| Bar::Until(now + idle)));
+            let mut data = afi(family).to_be_bytes().to_vec();
+            data.push(1);
+            data.extend(limit.max.to_be_bytes());
+            let words = format!("it announces {count} prefixes of {family}, and may announce {max}");
+            self.down(now, (id, conn), Down::Sent(Notification::new(Notification::MAX_PREFIXES, data), words));
+            return;
+        }
+    }
+
+    /// The peer is to be up, or not (RFC 9003).
+    pub(super) fn administer(&mut self, now: Instant, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        match peer.config.admin.clone() {
+            Admin::Up => peer.dial_soon(now),
+            Admin::Down(text) => {
+                let words =
+                    if text.is_empty() { "by the operator".to_owned() } else { format!("by the operator: {text}") };
+                peer.last_error = Some(format!("down {words}"));
+                self.reset(now, id, (Notification::shutdown(&text), &words));
+                self.drop_routes(id);
+            }
+        }
+    }
+
     /// Collision detection, when a good OPEN came on `conn`. Connections still in OpenSent take part: their peer is the
     /// same, so both ends come to the same choice whichever OPEN they see first.
     fn collide(&mut self, now: Instant, (id, conn): (PeerId, ConnId)) {
@@ -283,6 +344,8 @@ impl Speaker {
         peer.dialled();
         peer.counters.established += 1;
         peer.end_of_rib.clear();
+        peer.warned.clear();
+        peer.bar = None;
         peer.last_error = None;
         let Some((agreed, kind)) = peer.established().and_then(|c| Some((c.agreed()?.clone(), c.kind()))) else {
             return;
@@ -302,9 +365,12 @@ impl Speaker {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let Some(place) = peer.connections.iter().position(|c| c.id == conn) else { return };
         let gone = peer.connections.remove(place);
+        let keeps = gone.agreed().is_some_and(|agreed| agreed.notification);
         let (words, retry) = match &down {
             Down::Sent(notification, words) => {
-                self.outputs.push_back(Output::Send { conn, bytes: notification.encode().into() });
+                let hard = notification.is_final() && keeps && gone.established_since().is_some();
+                let said = if hard { notification.hard() } else { notification.clone() };
+                self.outputs.push_back(Output::Send { conn, bytes: said.encode().into() });
                 self.outputs.push_back(Output::Close { conn });
                 (format!("we ended it: {words} [{notification}]"), None)
             }
@@ -338,12 +404,12 @@ impl Speaker {
     }
 
     /// Ends all connections of a peer with a NOTIFICATION and starts anew.
-    pub(super) fn reset(&mut self, now: Instant, id: PeerId, (code, words): ((u8, u8), &str)) {
+    pub(super) fn reset(&mut self, now: Instant, id: PeerId, (notification, words): (Notification, &str)) {
         self.stop_dialling(id);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let open: Vec<ConnId> = peer.connections.iter().map(|c| c.id).collect();
         for conn in open {
-            self.down(now, (id, conn), Down::Sent(Notification::new(code, []), words.to_owned()));
+            self.down(now, (id, conn), Down::Sent(notification.clone(), words.to_owned()));
         }
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.helping = Helping::No;

@@ -30,6 +30,7 @@ pub(super) mod code {
     pub(in crate::wire) const AS4_PATH: u8 = 17;
     pub(in crate::wire) const AS4_AGGREGATOR: u8 = 18;
     pub(in crate::wire) const LARGE_COMMUNITIES: u8 = 32;
+    pub(in crate::wire) const OTC: u8 = 35;
 }
 
 /// Where an error of an attribute is reported.
@@ -51,6 +52,7 @@ pub(super) fn path(kind: u8) -> &'static str {
         code::AS4_PATH => "UPDATE AS4_PATH",
         code::AS4_AGGREGATOR => "UPDATE AS4_AGGREGATOR",
         code::LARGE_COMMUNITIES => "UPDATE LARGE_COMMUNITIES",
+        code::OTC => "UPDATE OTC",
         _ => "UPDATE unknown attribute",
     }
 }
@@ -65,7 +67,8 @@ fn expected_flags(kind: u8) -> Option<u8> {
         | code::EXTENDED_COMMUNITIES
         | code::AS4_PATH
         | code::AS4_AGGREGATOR
-        | code::LARGE_COMMUNITIES => OPTIONAL | TRANSITIVE,
+        | code::LARGE_COMMUNITIES
+        | code::OTC => OPTIONAL | TRANSITIVE,
         _ => return None,
     })
 }
@@ -85,6 +88,7 @@ pub(super) struct Collected {
     pub(super) large: Vec<[u32; 3]>,
     pub(super) originator_id: Option<Ipv4Addr>,
     pub(super) cluster_list: Vec<Ipv4Addr>,
+    pub(super) otc: Option<Asn>,
     pub(super) as4_path: Option<AsPath>,
     pub(super) as4_aggregator: Option<(Asn, Ipv4Addr)>,
     pub(super) unknown: Vec<Unknown>,
@@ -237,6 +241,8 @@ impl Collected {
             code::LARGE_COMMUNITIES => {
                 self.large = found.list::<12>()?.into_iter().map(large).collect();
             }
+            // RFC 9234 section 5: a wrong length is treated as withdrawal.
+            code::OTC => self.otc = Some(Asn(found.u32()?)),
             // RFC 6793 sections 4.1 and 6.
             code::AS4_PATH | code::AS4_AGGREGATOR if context.asn4 => {
                 return Err(found.discard("from a speaker of 4-octet AS numbers"));

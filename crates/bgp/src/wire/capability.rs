@@ -1,7 +1,10 @@
-//! Capabilities (RFC 5492): multiprotocol (4760), route refresh (2918), 4-octet AS (6793), graceful restart (4724), extended messages (8654).
+//! Capabilities (RFC 5492): multiprotocol (4760), route refresh (2918) and its enhanced kind (7313), 4-octet AS (6793),
+//! graceful restart (4724, 8538), long-lived graceful restart (9494), extended messages (8654), add-path (7911),
+//! IPv6 next hops for IPv4 (8950), roles (9234).
 
 use super::cursor::Cursor;
 use super::{afi, family_of};
+use crate::config::Role;
 use lasthop_net::{Asn, Family};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -11,6 +14,8 @@ use std::time::Duration;
 pub(crate) struct GracefulRestart {
     /// The R bit.
     pub(crate) restarted: bool,
+    /// The N bit (RFC 8538): a NOTIFICATION is a restart as well.
+    pub(crate) notification: bool,
     pub(crate) time: Duration,
     /// Families that take part, with the F bit: forwarding was preserved.
     pub(crate) families: BTreeMap<Family, Forwarding>,
@@ -33,13 +38,36 @@ pub(crate) struct Capabilities {
     pub(crate) route_refresh: bool,
     pub(crate) extended_message: bool,
     pub(crate) graceful_restart: Option<GracefulRestart>,
+    /// How long stale routes of a family are kept (RFC 9494), with its F bit.
+    pub(crate) long_lived: Option<BTreeMap<Family, (Forwarding, Duration)>>,
+    pub(crate) enhanced_refresh: bool,
+    pub(crate) add_path: BTreeMap<Family, PathsMode>,
+    /// IPv4 prefixes may have IPv6 next hops.
+    pub(crate) extended_next_hop: bool,
+    pub(crate) role: Option<Role>,
+    /// It named two roles (RFC 9234 section 4.2).
+    pub(crate) two_roles: bool,
 }
+
+/// What a side does with several paths of a family (RFC 7911 section 4).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PathsMode {
+    pub(crate) receives: bool,
+    pub(crate) sends: bool,
+}
+
+const ROLES: [Role; 5] = [Role::Provider, Role::RouteServer, Role::RouteServerClient, Role::Customer, Role::Peer];
 
 const MULTIPROTOCOL: u8 = 1;
 const ROUTE_REFRESH: u8 = 2;
 const EXTENDED_MESSAGE: u8 = 6;
+const EXTENDED_NEXT_HOP: u8 = 5;
+const ROLE: u8 = 9;
 const GRACEFUL_RESTART: u8 = 64;
 const ASN4: u8 = 65;
+const ADD_PATH: u8 = 69;
+const ENHANCED_REFRESH: u8 = 70;
+const LONG_LIVED: u8 = 71;
 
 impl Capabilities {
     /// Reads the capabilities of one optional parameter into `self`. Unknown ones and known ones of a wrong length are ignored;
@@ -69,6 +97,7 @@ impl Capabilities {
                 let head = value.u16()?;
                 let mut restart = GracefulRestart {
                     restarted: head & 0x8000 != 0,
+                    notification: head & 0x4000 != 0,
                     time: Duration::from_secs(u64::from(head & 0x0fff)),
                     families: BTreeMap::new(),
                 };
@@ -78,6 +107,37 @@ impl Capabilities {
                     restart.families.extend(family_of(afi, safi).map(|family| (family, forwarding)));
                 }
                 self.graceful_restart = Some(restart);
+            }
+            EXTENDED_NEXT_HOP => {
+                while !value.is_empty() {
+                    let (afi, safi, hop) = (value.u16()?, value.u16()?, value.u16()?);
+                    self.extended_next_hop |= (afi, safi, hop) == (1, 1, 2);
+                }
+            }
+            ROLE => {
+                let role = value.u8()?;
+                let role = ROLES.into_iter().find(|known| *known as u8 == role);
+                self.two_roles |= self.role.is_some() && self.role != role;
+                self.role = role;
+            }
+            ADD_PATH => {
+                while !value.is_empty() {
+                    let (afi, safi, mode) = (value.u16()?, value.u8()?, value.u8()?);
+                    let mode = PathsMode { receives: mode & 1 != 0, sends: mode & 2 != 0 };
+                    self.add_path.extend(family_of(afi, safi).map(|family| (family, mode)));
+                }
+            }
+            ENHANCED_REFRESH => self.enhanced_refresh = true,
+            LONG_LIVED => {
+                let mut families = BTreeMap::new();
+                while !value.is_empty() {
+                    let (afi, safi, flags) = (value.u16()?, value.u8()?, value.u8()?);
+                    let [a, b, c] = value.array()?;
+                    let forwarding = if flags & 0x80 != 0 { Forwarding::Preserved } else { Forwarding::Lost };
+                    let time = Duration::from_secs(u64::from(u32::from_be_bytes([0, a, b, c])));
+                    families.extend(family_of(afi, safi).map(|family| (family, (forwarding, time))));
+                }
+                self.long_lived = Some(families);
             }
             _ => {}
         }
@@ -100,7 +160,8 @@ impl Capabilities {
         }
         if let Some(restart) = &self.graceful_restart {
             let time = u16::try_from(restart.time.as_secs()).unwrap_or(u16::MAX).min(0x0fff);
-            let head = if restart.restarted { 0x8000 } else { 0 } | time;
+            let bits = if restart.restarted { 0x8000 } else { 0 } | if restart.notification { 0x4000 } else { 0 };
+            let head = bits | time;
             out.extend([GRACEFUL_RESTART, 2 + 4 * u8::try_from(restart.families.len()).unwrap_or(0)]);
             out.extend(head.to_be_bytes());
             for (family, forwarding) in &restart.families {
@@ -112,6 +173,42 @@ impl Capabilities {
             out.extend([ASN4, 4]);
             out.extend(asn.0.to_be_bytes());
         }
+        if self.enhanced_refresh {
+            out.extend([ENHANCED_REFRESH, 0]);
+        }
+        if self.extended_next_hop {
+            out.extend([EXTENDED_NEXT_HOP, 6, 0, 1, 0, 1, 0, 2]);
+        }
+        if let Some(role) = self.role {
+            out.extend([ROLE, 1, role as u8]);
+        }
+        let paths = self.add_path.iter().filter(|(_, mode)| mode.receives || mode.sends);
+        let paths: Vec<u8> = paths
+            .flat_map(|(family, mode)| {
+                let [high, low] = afi(*family).to_be_bytes();
+                [high, low, 1, u8::from(mode.receives) | u8::from(mode.sends) << 1]
+            })
+            .collect();
+        put(&mut out, ADD_PATH, &paths);
+        let long_lived: Vec<u8> = self
+            .long_lived
+            .iter()
+            .flatten()
+            .flat_map(|(family, (forwarding, time))| {
+                let [high, low] = afi(*family).to_be_bytes();
+                let [_, a, b, c] = u32::try_from(time.as_secs()).unwrap_or(u32::MAX).min(0x00ff_ffff).to_be_bytes();
+                [high, low, 1, if *forwarding == Forwarding::Preserved { 0x80 } else { 0 }, a, b, c]
+            })
+            .collect();
+        put(&mut out, LONG_LIVED, &long_lived);
         out
+    }
+}
+
+/// A capability that is absent where there is nothing to say.
+fn put(out: &mut Vec<u8>, code: u8, value: &[u8]) {
+    if !value.is_empty() {
+        out.extend([code, u8::try_from(value.len()).unwrap_or(0)]);
+        out.extend(value);
     }
 }

@@ -64,6 +64,9 @@ impl AttributeBlock {
         }
         let large = attributes.large.iter().flatten().flat_map(|part| part.to_be_bytes());
         put_list(&mut out, (lists, code::LARGE_COMMUNITIES), large);
+        if let Some(asn) = attributes.otc {
+            put(&mut out, lists, code::OTC, &asn.0.to_be_bytes());
+        }
         for unknown in &attributes.unknown {
             put(&mut out, OPTIONAL | TRANSITIVE | PARTIAL, unknown.kind, &unknown.value);
         }

@@ -118,12 +118,27 @@ fn not_synchronized() -> WireError {
     WireError::reset(0, "header", "the marker is not all ones".to_owned(), ((1, 1), []))
 }
 
-/// The family a ROUTE-REFRESH asks for (RFC 2918); `None` if it is to be ignored (unknown family or subtype).
-pub(crate) fn parse_route_refresh(body: &[u8]) -> Option<Family> {
+/// What a ROUTE-REFRESH is (RFC 7313 section 3.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refresh {
+    Request = 0,
+    Begin = 1,
+    End = 2,
+}
+
+/// A ROUTE-REFRESH (RFC 2918, RFC 7313); `None` if it is to be ignored (unknown family or subtype).
+pub(crate) fn parse_route_refresh(body: &[u8]) -> Option<(Refresh, Family)> {
     let mut cursor = Cursor::new(body, HEADER_LEN);
     let (afi, subtype, safi) = (cursor.u16().ok()?, cursor.u8().ok()?, cursor.u8().ok()?);
-    // Subtypes 1 and 2 are RFC 7313, 3 and up RFC 5291's ORF; neither is negotiated.
-    (subtype == 0 && cursor.is_empty()).then(|| family_of(afi, safi))?
+    // Longer ones are RFC 5291's ORF, which is not negotiated.
+    let kinds = [Refresh::Request, Refresh::Begin, Refresh::End];
+    let kind = kinds.into_iter().find(|kind| *kind as u8 == subtype && cursor.is_empty())?;
+    Some((kind, family_of(afi, safi)?))
+}
+
+pub(crate) fn route_refresh(kind: Refresh, family: Family) -> Vec<u8> {
+    let [high, low] = afi(family).to_be_bytes();
+    frame(MessageType::RouteRefresh, &[high, low, kind as u8, 1])
 }
 
 /// See [`crate::decode_any`].
@@ -140,7 +155,9 @@ pub(crate) fn decode_any(bytes: &[u8]) -> usize {
                 MessageType::Open => drop(Open::parse(body)),
                 MessageType::Update => drop(Update::parse(body, &context)),
                 MessageType::Notification => drop(Notification::parse(body).to_string()),
-                MessageType::RouteRefresh => drop(parse_route_refresh(body)),
+                MessageType::RouteRefresh => {
+                    let _ = parse_route_refresh(body);
+                }
                 MessageType::Keepalive => {}
             }
         }
@@ -192,9 +209,11 @@ mod framing {
 
     #[test]
     fn route_refresh_for_an_unknown_family_is_ignored() {
-        assert_eq!(parse_route_refresh(&[0, 1, 0, 1]), Some(Family::V4));
-        assert_eq!(parse_route_refresh(&[0, 2, 0, 1]), Some(Family::V6));
+        assert_eq!(parse_route_refresh(&[0, 1, 0, 1]), Some((Refresh::Request, Family::V4)));
+        assert_eq!(parse_route_refresh(&[0, 2, 0, 1]), Some((Refresh::Request, Family::V6)));
+        assert_eq!(parse_route_refresh(&[0, 2, 2, 1]), Some((Refresh::End, Family::V6)));
+        assert_eq!(parse_route_refresh(&[0, 1, 0, 1, 1]), None, "an ORF");
         assert_eq!(parse_route_refresh(&[0x40, 4, 0, 1]), None);
-        assert_eq!(parse_route_refresh(&[0, 1, 1, 1]), None, "BoRR, which was not negotiated");
+        assert_eq!(parse_route_refresh(&[0, 1, 3, 1]), None, "a subtype that nobody knows");
     }
 }

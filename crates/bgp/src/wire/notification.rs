@@ -12,15 +12,54 @@ pub(crate) struct Notification {
 }
 
 impl Notification {
+    pub(crate) const MAX_PREFIXES: (u8, u8) = (6, 1);
     pub(crate) const SHUTDOWN: (u8, u8) = (6, 2);
     pub(crate) const DECONFIGURED: (u8, u8) = (6, 3);
     pub(crate) const CONFIGURATION_CHANGE: (u8, u8) = (6, 6);
     pub(crate) const COLLISION: (u8, u8) = (6, 7);
+    pub(crate) const HARD_RESET: (u8, u8) = (6, 9);
+    pub(crate) const BFD_DOWN: (u8, u8) = (6, 10);
     pub(crate) const HOLD_TIMER: (u8, u8) = (4, 0);
     pub(crate) const SEND_HOLD_TIMER: (u8, u8) = (8, 0);
 
     pub(crate) fn new((code, subcode): (u8, u8), data: impl Into<Vec<u8>>) -> Self {
         Self { code, subcode, data: data.into() }
+    }
+
+    /// RFC 9003: the text of a shutdown, cut between characters to at most 255 octets.
+    pub(crate) fn shutdown(text: &str) -> Self {
+        let mut end = text.len().min(255);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        let text = text.get(..end).unwrap_or_default();
+        let length = u8::try_from(text.len()).unwrap_or(0);
+        let mut data = vec![length];
+        data.extend(text.as_bytes());
+        Self::new(Self::SHUTDOWN, if length == 0 { Vec::new() } else { data })
+    }
+
+    /// RFC 8538 section 3.1: the same as a Hard Reset, which ends the session for good.
+    pub(crate) fn hard(&self) -> Self {
+        let mut data = vec![self.code, self.subcode];
+        data.extend(&self.data);
+        Self::new(Self::HARD_RESET, data)
+    }
+
+    /// Whether routes are to go with the session even if both ends keep them over a NOTIFICATION (RFC 8538): what an
+    /// operator has ended, or what says that the way itself is dead.
+    pub(crate) fn is_final(&self) -> bool {
+        let final_ones =
+            [Self::MAX_PREFIXES, Self::SHUTDOWN, Self::DECONFIGURED, Self::CONFIGURATION_CHANGE, Self::BFD_DOWN];
+        final_ones.contains(&(self.code, self.subcode))
+    }
+
+    /// What a Hard Reset is for (RFC 8538).
+    fn inner(&self) -> Option<Self> {
+        if (self.code, self.subcode) != Self::HARD_RESET || self.data.len() < 2 {
+            return None;
+        }
+        Some(Self::parse(&self.data))
     }
 
     /// Parses the body, which the framing has checked to hold two octets.
@@ -38,6 +77,9 @@ impl Notification {
 
     /// The operator's text in a Cease (RFC 9003), made safe for a terminal.
     fn shutdown_text(&self) -> Option<String> {
+        if let Some(inner) = self.inner() {
+            return inner.shutdown_text();
+        }
         if self.code != 6 || !matches!(self.subcode, 2 | 4) {
             return None;
         }
@@ -59,6 +101,7 @@ impl Notification {
             (2, 4) => "unsupported optional parameter",
             (2, 6) => "unacceptable hold time",
             (2, 7) => "unsupported capability",
+            (2, 11) => "role mismatch",
             (2, _) => "OPEN error",
             (3, 1) => "malformed attribute list",
             (3, 2) => "unrecognized well-known attribute",
@@ -99,6 +142,9 @@ impl fmt::Display for Notification {
         if let Some(words) = self.words() {
             write!(f, " ({words})")?;
         }
+        if let Some(inner) = self.inner() {
+            return write!(f, " for {inner}");
+        }
         match self.shutdown_text() {
             Some(text) => write!(f, ": '{text}'"),
             None if self.data.is_empty() => Ok(()),
@@ -130,8 +176,25 @@ mod tests {
             ((6, 2), b"\x05bye\x1b\xff", "NOTIFICATION 6/2 (administrative shutdown): 'bye \u{fffd}'"),
             ((6, 2), b"\x09bye", "NOTIFICATION 6/2 (administrative shutdown), data 09627965"),
             ((99, 1), &[][..], "NOTIFICATION 99/1"),
+            (
+                (6, 9),
+                b"\x06\x02\x03bye",
+                "NOTIFICATION 6/9 (hard reset) for NOTIFICATION 6/2 (administrative shutdown): 'bye'",
+            ),
         ] {
             assert_eq!(Notification::new(code, data).to_string(), expect);
+        }
+    }
+
+    #[test]
+    fn a_shutdown_text_is_cut_between_characters() {
+        for (text, length) in
+            [("", None), ("bye", Some(3)), (&"ä".repeat(200), Some(254)), (&"x".repeat(300), Some(255))]
+        {
+            let notification = Notification::shutdown(text);
+            assert_eq!(notification.data.first().copied(), length, "{text}");
+            assert_eq!(notification.data.len(), length.map_or(0, |length| usize::from(length) + 1));
+            assert!(!notification.to_string().contains('\u{fffd}'));
         }
     }
 }

@@ -87,14 +87,19 @@ impl Open {
         body.extend(asn2.to_be_bytes());
         body.extend(self.hold_time.to_be_bytes());
         body.extend(self.router_id.octets());
-        // Ours never take more than 253 octets.
-        let len = u8::try_from(capabilities.len()).unwrap_or(0);
-        if len == 0 {
-            body.push(0);
-        } else {
-            body.extend([len + 2, CAPABILITIES, len]);
-            body.extend(&capabilities);
+        match u8::try_from(capabilities.len()) {
+            Ok(0) => body.push(0),
+            Ok(len @ ..=253) => body.extend([len + 2, CAPABILITIES, len]),
+            // RFC 9072 section 2.
+            _ => {
+                let len = u16::try_from(capabilities.len()).unwrap_or(u16::MAX);
+                body.extend([255, 255]);
+                body.extend((len + 3).to_be_bytes());
+                body.push(CAPABILITIES);
+                body.extend(len.to_be_bytes());
+            }
         }
+        body.extend(&capabilities);
         frame(MessageType::Open, &body)
     }
 }

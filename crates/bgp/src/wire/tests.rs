@@ -3,9 +3,10 @@
 #[path = "../../tests/common/dice.rs"]
 mod dice;
 
-use super::capability::{Capabilities, Forwarding, GracefulRestart};
+use super::capability::{Capabilities, Forwarding, GracefulRestart, PathsMode};
 use super::*;
 use crate::attributes::{AsPath, Attributes, OriginCode, Segment, SegmentKind, Unknown};
+use crate::config::Role;
 use dice::Dice;
 use lasthop_net::{Asn, Prefix};
 use proptest::collection::{btree_set, vec};
@@ -120,11 +121,22 @@ proptest! {
         (asn, hold, id) in (1u32.., prop_oneof![Just(0u16), 3u16..], 1u32..),
         (families, refresh, extended) in (btree_set(prop_oneof![Just(Family::V4), Just(Family::V6)], 0..3), any::<bool>(), any::<bool>()),
         restart: Option<(bool, u16, bool)>,
+        (role, paths, long_lived) in (prop::option::of(0usize..5), any::<Option<(bool, bool)>>(), any::<Option<u32>>()),
+        more: bool,
     ) {
+        let forwarding = |preserved| if preserved { Forwarding::Preserved } else { Forwarding::Lost };
+        let long_lived = long_lived.filter(|_| !families.is_empty()).map(|time| {
+            let time = Duration::from_secs(u64::from(time & 0xff_ffff));
+            families.iter().map(|f| (*f, (forwarding(more), time))).collect()
+        });
+        let add_path = paths.filter(|(receives, sends)| *receives || *sends).map(|(receives, sends)| {
+            families.iter().map(|f| (*f, PathsMode { receives, sends })).collect()
+        });
         let graceful_restart = restart.map(|(restarted, time, preserved)| GracefulRestart {
             restarted,
+            notification: more,
             time: Duration::from_secs(u64::from(time & 0xfff)),
-            families: families.iter().map(|f| (*f, if preserved { Forwarding::Preserved } else { Forwarding::Lost })).collect(),
+            families: families.iter().map(|f| (*f, forwarding(preserved))).collect(),
         });
         let capabilities = Capabilities {
             multiprotocol: !families.is_empty(),
@@ -133,6 +145,12 @@ proptest! {
             route_refresh: refresh,
             extended_message: extended,
             graceful_restart,
+            long_lived,
+            add_path: add_path.unwrap_or_default(),
+            enhanced_refresh: more,
+            extended_next_hop: more,
+            role: role.map(|role| [Role::Provider, Role::RouteServer, Role::RouteServerClient, Role::Customer, Role::Peer][role]),
+            two_roles: false,
         };
         let open = Open { asn: Asn(asn), hold_time: hold, router_id: Ipv4Addr::from_bits(id), capabilities };
         let message = open.encode();
@@ -165,6 +183,7 @@ fn seeds() -> Vec<Vec<u8>> {
     attributes.large = vec![[1, 2, 3]];
     attributes.originator_id = Some(Ipv4Addr::new(1, 1, 1, 1));
     attributes.cluster_list = vec![Ipv4Addr::new(2, 2, 2, 2)];
+    attributes.otc = Some(Asn(65001));
     attributes.unknown = vec![Unknown { kind: 99, value: vec![1, 2, 3] }];
     let v4: Vec<Prefix> = ["10.65.0.0/26", "0.0.0.0/0", "10.65.0.24/32"].map(|p| p.parse().unwrap()).to_vec();
     let v6: Vec<Prefix> = ["fd00::/64", "::/0", "fd65::1/128"].map(|p| p.parse().unwrap()).to_vec();
@@ -181,6 +200,7 @@ fn seeds() -> Vec<Vec<u8>> {
     seeds.push(keepalive());
     let restart = GracefulRestart {
         restarted: true,
+        notification: true,
         time: Duration::from_secs(120),
         families: Family::ALL.into_iter().map(|f| (f, Forwarding::Preserved)).collect(),
     };
@@ -191,6 +211,12 @@ fn seeds() -> Vec<Vec<u8>> {
         route_refresh: true,
         extended_message: true,
         graceful_restart: Some(restart),
+        long_lived: Some(Family::ALL.into_iter().map(|f| (f, (Forwarding::Lost, Duration::from_secs(60)))).collect()),
+        add_path: Family::ALL.into_iter().map(|f| (f, PathsMode { receives: true, sends: true })).collect(),
+        enhanced_refresh: true,
+        extended_next_hop: true,
+        role: Some(Role::Peer),
+        two_roles: false,
     };
     let router_id = Ipv4Addr::new(9, 9, 9, 9);
     seeds.push(Open { asn: Asn(70000), hold_time: 90, router_id, capabilities }.encode());

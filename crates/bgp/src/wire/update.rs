@@ -208,6 +208,7 @@ fn attributes_of(collected: &Collected, reach: &Reach) -> Attributes {
         large: collected.large.clone(),
         originator_id: collected.originator_id,
         cluster_list: collected.cluster_list.clone(),
+        otc: collected.otc,
         unknown: collected.unknown.clone(),
     }
 }
