@@ -249,3 +249,41 @@ fn what_is_allowed_early_meets_no_later_host_policy() {
         assert_eq!(connects(&net.outside, HOST), set([22, 80]));
     }
 }
+
+#[test]
+fn what_is_allowed_early_meets_no_forward_policy_where_it_goes_out() {
+    let net = Net::new();
+    let mut nft = net.open();
+    let mut policy = HostPolicy::default();
+    let early = stack(&mut policy, Action::Allow, (None, Some(80)), End::GoOn);
+    let not80 = stack(&mut policy, Action::Deny, (None, Some(80)), End::GoOn);
+    let wild = InterfacePolicy { forward_out: Some(not80), ..InterfacePolicy::default() };
+    for (near, open) in [
+        (InterfacePolicy::default(), set([22, 81])),
+        (InterfacePolicy { before_dnat: Some(early), ..InterfacePolicy::default() }, set([22, 80, 81])),
+    ] {
+        policy.interfaces = BTreeMap::from([(eth0(), near), (Interface::Any, wild)]);
+        net.put(&mut nft, policy.clone());
+        assert_eq!(connects(&net.outside, ["10.65.0.2", "fd00:65::2"]), open, "{near:?}");
+    }
+}
+
+#[test]
+fn a_failsafe_port_stays_tracked_and_meets_forward_policy() {
+    let net = Net::new();
+    let mut nft = net.open();
+    let mut policy = HostPolicy::default();
+    failsafes(&mut policy);
+    let not22 = stack(&mut policy, Action::Deny, (None, Some(22)), End::GoOn);
+    for early in [
+        InterfacePolicy { before_dnat: Some(not22), ..InterfacePolicy::default() },
+        InterfacePolicy { untracked_in: Some(not22), ..InterfacePolicy::default() },
+    ] {
+        policy.interfaces = on(eth0(), InterfacePolicy { forward_in: Some(not22), ..early });
+        net.put(&mut nft, policy.clone());
+        assert_eq!(connects(&net.outside, HOST), set([22, 80, 81]), "{early:?}");
+        let tracked = net.host.sh("conntrack -L 2>/dev/null");
+        assert!(tracked.contains("dport=22 "), "{tracked}");
+        assert_eq!(connects(&net.outside, ["10.65.0.2", "fd00:65::2"]), set([80, 81]), "{early:?}");
+    }
+}

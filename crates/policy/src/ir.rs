@@ -234,7 +234,7 @@ pub struct InterfacePolicy {
     /// Failsafe ports come first.
     pub before_dnat: Option<StackId>,
     /// From this interface, before connection tracking; an allowed packet is not tracked and meets no further
-    /// host endpoint policy. Failsafe ports come first, in both directions of a flow.
+    /// host endpoint policy. Failsafe ports come first, in both directions of a flow; they stay tracked and meet the later stages.
     pub untracked_in: Option<StackId>,
     /// Out of this interface, before connection tracking.
     pub untracked_out: Option<StackId>,

@@ -6,6 +6,9 @@
 //! host ─▶ [untracked, output] ─▶ uplink ─▶ [untracked, before DNAT, input] ─▶ host
 //! ```
 //! In brackets: host endpoints, where there are some. A host reaches its own workloads whatever policy says.
+//!
+//! * What untracked or pre-DNAT policy allows meets no further host endpoint policy on that host, coming in or going out.
+//! * A failsafe port passes the policy of the stage where it is asked, no more: the packet stays tracked and meets the next stages.
 
 use crate::decide::{Decision, Packet, Transport, Verdict, decide};
 use crate::ir::{Direction, Failsafe, Interface, InterfacePolicy, StackId};
@@ -211,14 +214,16 @@ impl Way<'_> {
                             self.stage(node, Link::Workload, Stage::ForwardIn)?;
                         }
                         self.workload(to, Direction::Ingress)?;
-                        self.stage(node, Link::Workload, Stage::ForwardOut)?;
+                        if !accepted {
+                            self.stage(node, Link::Workload, Stage::ForwardOut)?;
+                        }
                         return Ok(Verdict::Allow);
                     }
                     _ => {
                         if !accepted {
                             self.stage(node, Link::Workload, Stage::ForwardIn)?;
+                            self.stage(node, Link::Uplink, Stage::ForwardOut)?;
                         }
-                        self.stage(node, Link::Uplink, Stage::ForwardOut)?;
                     }
                 }
             }
@@ -244,7 +249,9 @@ impl Way<'_> {
                     self.stage(node, Link::Uplink, Stage::ForwardIn)?;
                 }
                 self.workload(to, Direction::Ingress)?;
-                self.stage(node, Link::Workload, Stage::ForwardOut)?;
+                if !accepted {
+                    self.stage(node, Link::Workload, Stage::ForwardOut)?;
+                }
             }
             Party::Host(_) if !accepted => {
                 self.stage(node, Link::Uplink, Stage::Input)?;
@@ -254,7 +261,7 @@ impl Way<'_> {
         Ok(Verdict::Allow)
     }
 
-    /// Comes into a host; says whether its host endpoint policy is done with the packet.
+    /// Comes into a host; says whether policy has allowed the packet there for good.
     fn enter(&mut self, node: &NodeName, link: Link) -> Result<bool, Denied> {
         if self.stage(node, link, Stage::UntrackedIn)? == Verdict::Allow {
             return Ok(true);
@@ -321,7 +328,6 @@ impl Way<'_> {
         let network = self.network;
         let Some((site, host)) = network.hosts.get(node) else { return Ok(Verdict::GoOn) };
         let Some(stack) = stack_at(site, host, link, stage) else { return Ok(Verdict::GoOn) };
-        let untracked = matches!(stage, Stage::UntrackedIn | Stage::UntrackedOut);
         let packet = match (stage, self.question.before_dnat) {
             (Stage::UntrackedIn | Stage::BeforeDnat, Some((address, port))) => {
                 as_sent(self.question.packet, address, port)
@@ -329,14 +335,16 @@ impl Way<'_> {
             _ => self.question.packet,
         };
         let place = Place::Interface(node.clone(), stage);
+        let early = matches!(stage, Stage::UntrackedIn | Stage::UntrackedOut | Stage::BeforeDnat);
         if let Some(failsafe) = failsafe(site, stage, &packet) {
-            self.untracked |= untracked;
             self.hops.push(Hop { place, word: Word::Failsafe(failsafe) });
-            return Ok(Verdict::Allow);
+            // It passes this stage's policy, no more: it is tracked, and meets the stages that follow.
+            return Ok(if early { Verdict::GoOn } else { Verdict::Allow });
         }
         let Some(stack) = host.policy.stacks.get(&stack) else { return Err(Denied) };
         let decision = decide(stack, host, &packet);
         let verdict = decision.verdict;
+        let untracked = matches!(stage, Stage::UntrackedIn | Stage::UntrackedOut);
         self.untracked |= untracked && verdict == Verdict::Allow;
         if verdict != Verdict::GoOn {
             self.hops.push(Hop { place, word: Word::Policy(decision) });
