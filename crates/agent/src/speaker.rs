@@ -11,6 +11,7 @@ mod connection;
 mod driver;
 mod intent;
 mod link;
+mod liveness;
 pub mod protocol;
 mod serve;
 mod socket;

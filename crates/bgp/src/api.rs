@@ -1,5 +1,6 @@
 //! What goes into a [`Speaker`](crate::Speaker) and what comes out of it: connections by number, octets, next hops.
 
+use crate::bfd;
 use lasthop_net::{NextHops, Prefix};
 use std::fmt;
 use std::net::IpAddr;
@@ -133,6 +134,15 @@ pub enum Input {
     Drained {
         /// Which one.
         conn: ConnId,
+    },
+    /// A peer's liveness changed (RFC 5882): one that is no longer heard is gone at once.
+    Liveness {
+        /// Which.
+        peer: IpAddr,
+        /// The session's state.
+        state: bfd::State,
+        /// Why it left Up.
+        diagnostic: bfd::Diagnostic,
     },
     /// [`Speaker::next_timeout`](crate::Speaker::next_timeout) has come.
     Timeout,

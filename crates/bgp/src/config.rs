@@ -11,8 +11,8 @@ pub use crate::policy::{
 };
 pub use fields::{Changed, Effect};
 pub use peer::{
-    AddPath, Admin, Auth, Bfd, ConnectMode, LimitAction, NextHop, PeerConfig, PrefixLimit, ReflectMode, RestartMode,
-    Role, RoleMode, Secret, Switch, Ttl,
+    AddPath, Admin, Auth, Bfd, BfdPath, ConnectMode, LimitAction, NextHop, PeerConfig, PrefixLimit, ReflectMode,
+    RestartMode, Role, RoleMode, Secret, Switch, Ttl,
 };
 
 use lasthop_net::Asn;

@@ -6,6 +6,7 @@
 
 mod api;
 mod attributes;
+pub mod bfd;
 pub mod config;
 mod peer;
 mod policy;

@@ -2,6 +2,7 @@
 
 use crate::api::ConnId;
 use crate::attributes::Attributes;
+use crate::bfd;
 use crate::config::{Admin, ConnectMode, PeerConfig, Role};
 use crate::report::{PeerCounters, PeerState};
 use crate::session::{Connection, Phase};
@@ -97,6 +98,8 @@ pub(crate) struct Peer {
     pub(crate) bar: Option<Bar>,
     /// Families of which it announces nearly too many prefixes; that has been said.
     pub(crate) warned: BTreeSet<Family>,
+    /// What BFD says of it, where it is asked.
+    pub(crate) liveness: Option<bfd::State>,
     /// It is telling us everything again (RFC 7313), and is given until then.
     pub(crate) refreshing: Option<Instant>,
     /// The deadline the speaker's timer queue holds for it.
@@ -145,6 +148,7 @@ impl Peer {
             owed: Owed::default(),
             bar: None,
             warned: BTreeSet::new(),
+            liveness: None,
             refreshing: None,
             armed: None,
         }

@@ -130,6 +130,8 @@ pub struct PeerStatus {
     pub prefixes_stale: usize,
     /// Graceful restart.
     pub restart: RestartStatus,
+    /// What BFD says of it, where it is asked.
+    pub bfd: Option<crate::bfd::State>,
     /// What an operator should know of: a missing policy, nearly too many prefixes.
     pub notes: Vec<String>,
     /// Counters.

@@ -52,7 +52,7 @@ fn many(count: u8) -> String {
 }
 
 fn limit(action: LimitAction) -> impl Fn(&mut PeerConfig) {
-    move |peer| drop(peer.limits.insert(Family::V4, PrefixLimit { max: 10, warn_percent: 75, action }))
+    move |peer| peer.limits = [(Family::V4, PrefixLimit { max: 10, warn_percent: 75, action })].into()
 }
 
 #[test]

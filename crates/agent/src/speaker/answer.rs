@@ -46,6 +46,8 @@ struct Peer {
     prefixes_refused: usize,
     prefixes_stale: usize,
     restart: Restart,
+    /// What BFD says of it.
+    bfd: Option<String>,
     /// What an operator should know of.
     notes: Vec<String>,
     negotiated: Option<Negotiated>,
@@ -176,6 +178,7 @@ impl Peer {
                     _ => None,
                 },
             },
+            bfd: peer.bfd.map(|state| state.to_string()),
             notes: peer.notes,
             negotiated: peer.negotiated.map(Negotiated::from),
             counters: Counters {

@@ -8,8 +8,10 @@ use super::answer::{self, Now};
 use super::connection::{Connection, Queue};
 use super::intent::Intent;
 use super::link::{Channels, Greeted, InSync, Link};
+use super::liveness::Liveness;
 use super::protocol::{Question, ToAgent, ToSpeaker};
 use super::socket::{self, Half, ListenTerms, Terms};
+use lasthop_bgp::bfd;
 use lasthop_bgp::config::{PeerConfig, SpeakerConfig};
 use lasthop_bgp::{ConnId, Input, Origin, Output, Speaker, Start, StopMode};
 use lasthop_net::{NextHops, Prefix};
@@ -51,6 +53,8 @@ pub(super) enum Event {
     AgentGone { link: u64, reason: String },
     /// The agent's line is under its lower mark.
     AgentDrained,
+    /// A peer is heard by BFD, or no longer.
+    Liveness { peer: IpAddr, state: bfd::State, diagnostic: bfd::Diagnostic },
     /// All sockets have what was queued before a withdrawal was to be answered.
     Flushed { link: u64, seq: u64 },
 }
@@ -62,7 +66,14 @@ impl Event {
     }
 
     fn concerns_a_peer(&self) -> bool {
-        matches!(self, Self::Accepted(..) | Self::Dialled { .. } | Self::Received { .. } | Self::Closed { .. })
+        matches!(
+            self,
+            Self::Accepted(..)
+                | Self::Dialled { .. }
+                | Self::Received { .. }
+                | Self::Closed { .. }
+                | Self::Liveness { .. }
+        )
     }
 }
 
@@ -84,6 +95,7 @@ pub(super) struct Driver {
     dialling: HashMap<ConnId, JoinHandle<()>>,
     next_accepted: u64,
     closing: JoinSet<()>,
+    liveness: Liveness,
     agent: Option<Link>,
     learned: BTreeMap<Prefix, NextHops>,
     in_sync: InSync,
@@ -112,6 +124,7 @@ impl Driver {
             dialling: HashMap::new(),
             next_accepted: 1,
             closing: JoinSet::new(),
+            liveness: Liveness::new(channels.signals.clone()),
             agent: None,
             learned: BTreeMap::new(),
             in_sync: InSync::NotYet,
@@ -140,6 +153,12 @@ impl Driver {
         self.intent = Some(intent);
         self.complete_at = Some(now + AGENT_LIMIT);
         self.peers_changed = true;
+        self.watch();
+    }
+
+    /// Looks after the peers that are to be looked after.
+    fn watch(&mut self) {
+        self.liveness.follow(self.intent.iter().flat_map(|intent| intent.peers.values()));
     }
 
     /// The port to listen on, once it is known.
@@ -248,6 +267,9 @@ impl Driver {
                 }
             }
             Event::AgentDrained => {}
+            Event::Liveness { peer, state, diagnostic } => {
+                self.input(now, Input::Liveness { peer, state, diagnostic });
+            }
             Event::Flushed { link, seq } => {
                 if let Some(agent) = self.agent.as_mut().filter(|agent| agent.id == link) {
                     agent.flushed(seq);
@@ -395,6 +417,7 @@ impl Driver {
         if changed {
             self.peers_changed = true;
             self.changed(now);
+            self.watch();
             if let Some(link) = &mut self.agent {
                 link.look_at = Some(now);
             }

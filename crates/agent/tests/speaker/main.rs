@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod bfd;
 mod bird;
+mod frr;
+mod interop;
 mod line;
 mod load;
 mod restart;

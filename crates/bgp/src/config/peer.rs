@@ -318,9 +318,11 @@ pub enum RestartMode {
     Full,
 }
 
-/// Liveness detection (RFC 5880), single hop (RFC 5881) if the peer is on our link (see [`Ttl`]), else multihop (RFC 5883).
+/// Liveness detection (RFC 5880).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bfd {
+    /// Over what.
+    pub path: BfdPath,
     /// How often we send.
     pub transmit: Duration,
     /// How often we can take packets.
@@ -329,9 +331,23 @@ pub struct Bfd {
     pub multiplier: u8,
 }
 
+/// What liveness is looked for over. Both ends must mean the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum BfdPath {
+    /// A link that both are on (RFC 5881).
+    SingleHop,
+    /// Routers between (RFC 5883).
+    MultiHop,
+}
+
 impl Default for Bfd {
-    /// 100 ms three times: gone after 300 ms.
+    /// 100 ms three times: gone after 300 ms. A neighbour on our link.
     fn default() -> Self {
-        Self { transmit: Duration::from_millis(100), receive: Duration::from_millis(100), multiplier: 3 }
+        Self {
+            path: BfdPath::SingleHop,
+            transmit: Duration::from_millis(100),
+            receive: Duration::from_millis(100),
+            multiplier: 3,
+        }
     }
 }

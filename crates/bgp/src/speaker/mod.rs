@@ -134,6 +134,9 @@ impl Speaker {
         } else {
             let (connect, limits, admin) =
                 (old.connect != new.connect, old.limits != new.limits, old.admin != new.admin);
+            if new.bfd.is_none() {
+                peer.liveness = None;
+            }
             if limits {
                 peer.bar = None;
             }
@@ -196,6 +199,7 @@ impl Speaker {
             Input::Closed { conn, reason } => self.closed(now, conn, reason),
             Input::Congested { conn } => self.congested(now, conn),
             Input::Drained { conn } => self.drained(now, conn),
+            Input::Liveness { peer, state, diagnostic } => self.liveness(now, peer, (state, diagnostic)),
             Input::Timeout => self.timeout(now),
         }
         self.check_in_sync(now);

@@ -52,6 +52,7 @@ impl Speaker {
                 Helping::No if self.restart.is_deferring() && waits => RestartStatus::Deferring,
                 Helping::No => RestartStatus::None,
             },
+            bfd: peer.liveness,
             notes: self.notes(peer),
             counters: peer.counters,
         }

@@ -2,6 +2,7 @@
 
 use super::{Running, Speaker};
 use crate::api::{ConnId, Output};
+use crate::bfd;
 use crate::config::{Admin, LimitAction, PrefixLimit, RestartMode, Switch};
 use crate::peer::{Bar, Dial, Helping, Owed, Peer, PeerId, Retry};
 use crate::report::PeerState;
@@ -278,6 +279,22 @@ impl Speaker {
             let words = format!("it announces {count} prefixes of {family}, and may announce {max}");
             self.down(now, (id, conn), Down::Sent(Notification::new(Notification::MAX_PREFIXES, data), words));
             return;
+        }
+    }
+
+    /// RFC 5882 section 4.2, RFC 9384: a peer that is not heard any more is gone, and so are its routes.
+    pub(super) fn liveness(&mut self, now: Instant, peer: IpAddr, (state, why): (bfd::State, bfd::Diagnostic)) {
+        let Some(&id) = self.by_address.get(&peer.to_canonical()) else { return };
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let was_up = peer.liveness.replace(state) == Some(bfd::State::Up);
+        let address = peer.config.address;
+        self.outputs.push_back(Output::PeerChanged { peer: address });
+        // Section 3.2: what an operator has taken down says nothing of the way.
+        if was_up && state != bfd::State::Up && why != bfd::Diagnostic::AdminDown {
+            let Some(conn) = peer.established().map(|connection| connection.id) else { return };
+            let words = format!("BFD: {why}");
+            self.down(now, (id, conn), Down::Sent(Notification::new(Notification::BFD_DOWN, []), words));
+            self.rearm(now, id);
         }
     }
 

@@ -1,8 +1,8 @@
 //! A peer's settings as plain values that postcard knows: each type says how it looks ([`Plain`]), and what cannot be read back is refused.
 
 use lasthop_bgp::config::{
-    AddPath, Auth, Bfd, Community, Drain, Lengths, LimitAction, Policy, PrefixLimit, PrefixMatch, PrefixOperator,
-    RestartMode, Role, RoleMode, RouteChange, RouteSource, Rule, Secret, Switch, Verdict,
+    AddPath, Auth, Bfd, BfdPath, Community, Drain, Lengths, LimitAction, Policy, PrefixLimit, PrefixMatch,
+    PrefixOperator, RestartMode, Role, RoleMode, RouteChange, RouteSource, Rule, Secret, Switch, Verdict,
 };
 use lasthop_net::{Asn, Family, IfName, Prefix};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -92,6 +92,7 @@ macro_rules! numbered {
 }
 
 numbered! {
+    BfdPath { SingleHop, MultiHop }
     Drain { No, Yes }
     Family { V4, V6 }
     PrefixOperator { Equal, NotEqual, In, NotIn }
@@ -135,8 +136,8 @@ tuples! {
             None => Self::Md5(Secret::new(key)),
             Some(id) => Self::Ao { key: Secret::new(key), id },
         });
-    Bfd as (Duration, Duration, u8): |b| (b.transmit, b.receive, b.multiplier),
-        |(transmit, receive, multiplier)| Some(Self { transmit, receive, multiplier });
+    Bfd as (BfdPath, Duration, Duration, u8): |b| (b.path.plain(), b.transmit, b.receive, b.multiplier),
+        |(path, transmit, receive, multiplier)| Some(Self { path: BfdPath::read(path)?, transmit, receive, multiplier });
     PrefixLimit as (u32, u8, LimitAction): |l| (l.max, l.warn_percent, l.action.plain()),
         |(max, warn_percent, action)| Some(Self { max, warn_percent, action: LimitAction::read(action)? });
     Lengths as (u8, u8): |l| (l.min, l.max), |(min, max)| Some(Self { min, max });

@@ -1,0 +1,150 @@
+//! What else of the protocol shows with a real FRR and a real BIRD at the other end: policies, limits, roles, shutdown texts.
+
+use crate::bird::{hosts, speaker};
+use crate::frr::Frr;
+use crate::support::{LIMIT, bird_routes, bird_session, peer};
+use lasthop_agent::speaker::Question;
+use lasthop_bgp::config::{
+    Admin, Auth, Community, LimitAction, PeerConfig, Policy, PrefixLimit, Role, RoleMode, RouteChange, Rule, Secret,
+    Ttl, Verdict,
+};
+use lasthop_net::{Asn, Family};
+use lasthop_testkit::bird::{Bird, base};
+use std::time::Duration;
+
+const FRR: &str = "router bgp 64513
+  bgp router-id 10.99.0.2
+  no bgp ebgp-requires-policy
+  no bgp network import-check
+  neighbor 10.99.0.1 remote-as 64512
+  neighbor 10.99.0.1 timers connect 1
+  neighbor 10.99.0.1 password secret
+  neighbor 10.99.0.1 ttl-security hops 1
+  neighbor 10.99.0.1 local-role provider strict-mode
+  address-family ipv4 unicast
+   network 10.65.2.0/24
+   network 10.65.3.0/24
+  exit-address-family
+ exit
+";
+
+#[test]
+fn with_an_frr_everything_of_a_fabric_port_at_once() {
+    let [a, b] = hosts();
+    let frr = Frr::start(&b, FRR);
+    let rule = Rule {
+        changes: vec![
+            RouteChange::AddCommunity(Community::Large([64512, 1, 2])),
+            RouteChange::AddCommunity(Community::Standard(64512 << 16 | 7)),
+            RouteChange::Prepend(vec![Asn(64512)]),
+        ],
+        verdict: Some(Verdict::Accept),
+        ..Rule::default()
+    };
+    let config = PeerConfig {
+        auth: Some(Auth::Md5(Secret::new("secret"))),
+        ttl: Ttl::Security(1),
+        role: Some(Role::Customer),
+        role_mode: RoleMode::Strict,
+        export: Policy::new(vec![rule], Verdict::Reject),
+        families: [Family::V4].into(),
+        ..peer("10.99.0.1", "10.99.0.2", 64513)
+    };
+    let (_speaker, mut agent) = speaker(&a, "10.99.0.1", 64512, vec![config.clone()]);
+    agent.own = ["10.65.0.0/26".parse().unwrap()].into();
+    agent.established("10.99.0.2");
+    agent.learned("10.65.2.0/24", &["10.99.0.2"]);
+    let path = frr.has_route("ipv4", "10.65.0.0/26", LIMIT)["paths"][0].clone();
+    assert_eq!(path["aspath"]["string"], "64512 64512", "{path}");
+    assert_eq!(path["community"]["string"], "64512:7", "{path}");
+    assert_eq!(path["largeCommunity"]["string"], "64512:1:2", "{path}");
+    // It is our provider: what it tells goes on to customers only.
+    let paths = agent.ask(Question::Paths(Some("10.65.2.0/24".parse().unwrap())));
+    assert_eq!(paths[0]["attributes"]["OTC"], "64513", "{paths}");
+    let peers = agent.ask(Question::Peers);
+    println!("{}", peers[0]["negotiated"]["capabilities"]);
+
+    // The policy changes, the session does not; in its own eyes.
+    let neighbour = frr.json("show bgp neighbors 10.99.0.1 json")["10.99.0.1"].clone();
+    let established = neighbour["connectionsEstablished"].clone();
+    agent.set_peers(vec![PeerConfig { export: Policy::accept_all(), ..config.clone() }]);
+    agent.listen_for(Duration::from_millis(500));
+    let path = frr.has_route("ipv4", "10.65.0.0/26", LIMIT)["paths"][0].clone();
+    assert_eq!(path["aspath"]["string"], "64512", "{path}");
+    let neighbour = frr.json("show bgp neighbors 10.99.0.1 json")["10.99.0.1"].clone();
+    assert_eq!(neighbour["connectionsEstablished"], established);
+
+    // The operator takes it down, and FRR shows why.
+    let text = "rack move, back at 6";
+    agent.set_peers(vec![PeerConfig { admin: Admin::Down(text.to_owned()), ..config.clone() }]);
+    agent.wait("down", LIMIT, |agent| !agent.states[0].is_established());
+    agent.listen_for(Duration::from_millis(500));
+    let shown = frr.ask("show bgp neighbors 10.99.0.1");
+    assert!(shown.contains(text) || shown.contains("Administrative Shutdown"), "{shown}");
+    let limit = PrefixLimit { max: 1, warn_percent: 75, action: LimitAction::Close(None) };
+    agent.set_peers(vec![PeerConfig { limits: [(Family::V4, limit)].into(), ..config }]);
+    agent.wait("the limit", LIMIT, |agent| {
+        agent.states[0].last_error.as_deref().unwrap_or_default().contains("prefixes of IPv4, and may announce 1")
+    });
+    let shown = frr.ask("show bgp neighbors 10.99.0.1");
+    assert!(shown.contains("Maximum Number of Prefixes Reached"), "{shown}");
+}
+
+#[test]
+fn bird_keeps_routes_over_a_notification_and_for_long_and_asks_for_them_again() {
+    let [a, b] = hosts();
+    let session = bird_session(
+        "peer",
+        ("10.99.0.2", 64513),
+        ("10.99.0.1", 64512),
+        "enable extended messages; graceful restart on; graceful restart time 2; long lived graceful restart on; long lived stale time 3600;",
+    );
+    let bird = base("10.99.0.2")
+        + &bird_routes("route 10.65.2.0/24 unreachable;", "route fd00:65:2::/64 unreachable;")
+        + &session;
+    let mut bird = Bird::start(&b, &bird).unwrap();
+    let config = PeerConfig {
+        long_lived: Some(Duration::from_secs(3600)),
+        restart_time: Some(Duration::from_secs(2)),
+        ..peer("10.99.0.1", "10.99.0.2", 64513)
+    };
+    let (mut speaker, mut agent) = speaker(&a, "10.99.0.1", 64512, vec![config]);
+    agent.own = ["10.65.0.0/26".parse().unwrap()].into();
+    agent.established("10.99.0.2");
+    agent.learned("10.65.2.0/24", &["10.99.0.2"]);
+    bird.has_route("10.65.0.0/26", LIMIT).unwrap();
+    let peers = agent.ask(Question::Peers);
+    let capabilities = peers[0]["negotiated"]["capabilities"].to_string();
+    for known in ["enhanced route refresh", "long-lived graceful restart", "extended messages"] {
+        assert!(capabilities.contains(known), "{capabilities}");
+    }
+    // A refresh says everything again, and nothing is lost by it.
+    bird.ask("reload in peer").unwrap();
+    agent.listen_for(Duration::from_millis(500));
+    bird.has_route("10.65.0.0/26", LIMIT).unwrap();
+    bird.ask("reload out peer").unwrap();
+
+    // BIRD dies: its routes are kept past its restart time, as the last choice.
+    bird.kill().unwrap();
+    agent.listen_for(Duration::from_secs(4));
+    agent.learned("10.65.2.0/24", &["10.99.0.2"]);
+    let paths = agent.ask(Question::Paths(Some("10.65.2.0/24".parse().unwrap())));
+    assert_eq!(paths[0]["attributes"]["COMMUNITIES"], "llgr-stale", "{paths}");
+    bird.restart(lasthop_testkit::bird::BirdStart::Recover).unwrap();
+    agent.established("10.99.0.2");
+    for wait in 0.. {
+        let paths = agent.ask(Question::Paths(Some("10.65.2.0/24".parse().unwrap())));
+        if paths[0]["attributes"]["COMMUNITIES"].is_null() && paths[0]["stale"] == false {
+            break;
+        }
+        assert!(wait < 100, "told again, it is fresh: {paths}");
+        agent.listen_for(Duration::from_millis(200));
+    }
+
+    // We die: BIRD keeps ours the same way.
+    bird.has_route("10.65.0.0/26", LIMIT).unwrap();
+    speaker.kill();
+    std::thread::sleep(Duration::from_secs(4));
+    let route = bird.has_route("10.65.0.0/26", LIMIT).unwrap();
+    assert!(route.contains("65535, 6") || route.contains("(65535,6)"), "{route}");
+}
