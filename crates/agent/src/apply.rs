@@ -93,6 +93,7 @@ impl Agent {
             }
             Err(error) => {
                 tracing::error!(%error, "policy stays with what carried it");
+                self.rollouts.refused.insert("dataplane".to_owned());
                 self.pending.insert("dataplane".to_owned(), error.to_string());
             }
         }
@@ -127,6 +128,7 @@ impl Agent {
     fn forget_reasons(&mut self, changes: &Changes, everything: bool) {
         if everything {
             self.pending.clear();
+            self.rollouts.refused.clear();
             self.yielding.clear();
         }
         if !self.yielding.is_empty() {
@@ -302,10 +304,14 @@ impl Agent {
         }
         for (key, error) in &outcome.failed {
             tracing::warn!(object = format!("{table} {}", name(key)), %error, "the kernel refused");
-            self.pending.insert(format!("{table} {}", name(key)), error.to_string());
+            let object = format!("{table} {}", name(key));
+            self.rollouts.refused.insert(object.clone());
+            self.pending.insert(object, error.to_string());
         }
         for (key, why) in &outcome.pending {
-            self.pending.insert(format!("{table} {}", name(key)), why.to_string());
+            let object = format!("{table} {}", name(key));
+            self.rollouts.refused.remove(&object);
+            self.pending.insert(object, why.to_string());
         }
     }
 

@@ -141,6 +141,39 @@ pub(crate) async fn publish(
     }
 }
 
+/// Writes what this host says of rollouts, the latest of each, until the store has it.
+pub(crate) async fn report(store: Arc<dyn Store>, mut said: mpsc::UnboundedReceiver<(String, Option<Value>)>) {
+    let mut waiting: BTreeMap<String, Option<Value>> = BTreeMap::new();
+    let mut wait = BACKOFF;
+    loop {
+        if waiting.is_empty() {
+            let Some((name, report)) = said.recv().await else { return };
+            waiting.insert(name, report);
+        }
+        while let Ok((name, report)) = said.try_recv() {
+            waiting.insert(name, report);
+        }
+        let Some((name, report)) = waiting.pop_first() else { continue };
+        let key = Key { kind: Kind::RolloutReport, namespace: None, name: name.clone() };
+        let written = match report.clone() {
+            None => store.delete(&key, Expect::Any).await,
+            Some(document) => match store.update(key.clone(), document.clone(), Expect::Any).await {
+                Err(Error::NotFound(_)) => store.create(key, document).await,
+                other => other,
+            },
+        };
+        match written {
+            Ok(_) | Err(Error::NotFound(_)) => wait = BACKOFF,
+            Err(error) => {
+                tracing::debug!(name, %error, "not reported yet");
+                waiting.entry(name).or_insert(report);
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(BACKOFF_LIMIT);
+            }
+        }
+    }
+}
+
 /// The word whose turn it is: each in its turn, so that one that is refused never keeps the others waiting.
 fn take_after(waiting: &mut BTreeMap<EndpointKey, Word>, last: Option<EndpointKey>) -> Option<(EndpointKey, Word)> {
     let after = last.and_then(|key| waiting.range((Bound::Excluded(key), Bound::Unbounded)).next());

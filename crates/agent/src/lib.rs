@@ -14,6 +14,7 @@ pub mod names;
 mod readable;
 mod records;
 mod revoke;
+mod rollouts;
 mod run;
 mod snapshot;
 mod socket;

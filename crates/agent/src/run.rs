@@ -15,6 +15,7 @@ use crate::document::Document;
 use crate::feed::{self, Update, Word};
 use crate::lock::{self, Lock};
 use crate::records::{Intent, Maker, Published, Record, Records};
+use crate::rollouts::{self, Instead, Rollouts};
 use crate::snapshot::{News, Saved, Snapshot};
 use crate::socket::{self, Call};
 use crate::voice::{Heard, Voice};
@@ -66,6 +67,9 @@ pub(crate) struct Agent {
     pub(crate) records: Records,
     pub(crate) snapshot: Snapshot,
     pub(crate) words: mpsc::UnboundedSender<(EndpointKey, Word)>,
+    /// What this host says of rollouts, by the name of the report.
+    pub(crate) reports: mpsc::UnboundedSender<(String, Option<Value>)>,
+    pub(crate) rollouts: Rollouts,
     pub(crate) known: Known,
     /// Changes that wait for their withdrawal.
     pub(crate) departures: Departures,
@@ -204,6 +208,8 @@ async fn start(config: Config) -> anyhow::Result<Started> {
     let from = snapshot.is_known().then_some(snapshot.revision);
     tokio::spawn(feed::follow(store.clone(), from, updates_in.clone()));
     tokio::spawn(feed::publish(store.clone(), config.node.clone(), said, updates_in));
+    let (reports, reported) = mpsc::unbounded_channel();
+    tokio::spawn(feed::report(store.clone(), reported));
     let voice = match config.speaker {
         SpeakerChoice::Lasthop => Voice::connect(config.speaker_socket()),
         SpeakerChoice::External => Voice::silent(),
@@ -220,6 +226,8 @@ async fn start(config: Config) -> anyhow::Result<Started> {
         records,
         snapshot,
         words,
+        reports,
+        rollouts: Rollouts::default(),
         known: Known::Nothing,
         departures: Departures::new(),
         confirmed: None,
@@ -291,12 +299,15 @@ impl Started {
                     agent.look = Look::Again;
                     refresh = tokio::time::Instant::now() + agent.engine.settings().refresh;
                 }
+                () = until(agent.rollouts.next()) => {}
                 () = until(patience) => agent.give_up_waiting(),
                 // After a turn of the tasks that carry answers to callers.
                 () = tokio::task::yield_now(), if agent.kernel.has_unlabelled() => agent.kernel.label_links(),
                 _ = retry.tick(), if !agent.pending.is_empty() => {}
             }
+            agent.rollouts_pass();
             agent.cycle();
+            agent.report_rollouts();
             agent.answer_callers();
         }
         agent.save_all();
@@ -327,6 +338,7 @@ impl Agent {
         for (key, document) in documents {
             self.told(key, &document, self.snapshot.revision);
         }
+        self.rollouts_pass();
         let records: Vec<Record> = self.records.iter().cloned().collect();
         for record in records {
             let key = record.key();
@@ -389,6 +401,9 @@ impl Agent {
     /// The store has a resource, as of a revision.
     fn told(&mut self, key: Key, document: &Document, revision: Revision) {
         let value = document.value();
+        if rollouts::concerns(key.kind) {
+            return self.rollout_told(&key, &value);
+        }
         if feed::elsewhere(&key, &value, &self.config.node) {
             // None of ours, or not any more; policy may speak of it all the same.
             if self.leaves(&key, revision) == Leaves::Yes {
@@ -411,7 +426,13 @@ impl Agent {
         self.learn(key, &value);
     }
 
-    fn learn(&mut self, key: Key, document: &Value) {
+    pub(crate) fn learn(&mut self, key: Key, document: &Value) {
+        let instead = self.rollouts.instead(&key, document);
+        let document = match &instead {
+            None => document,
+            Some(Instead::Document(before)) => before,
+            Some(Instead::Nothing) => return self.consider(Event::Gone(key)),
+        };
         let event = match Resource::parse(document) {
             Ok(resource) => Event::Put(key, resource),
             Err(invalid) => {
@@ -426,6 +447,9 @@ impl Agent {
 
     /// As of a revision the store does not have a resource.
     fn gone(&mut self, key: &Key, revision: Revision) {
+        if rollouts::concerns(key.kind) {
+            return self.rollout_gone(key);
+        }
         if self.leaves(key, revision) == Leaves::Yes {
             self.consider(Event::Gone(key.clone()));
         }

@@ -139,7 +139,10 @@ impl Snapshot {
             | Resource::NetworkSet(_)
             | Resource::HostEndpoint(_)
             | Resource::Labelled(_)
-            | Resource::EndpointSlice(_) => Reach::Nothing,
+            | Resource::EndpointSlice(_)
+            // What stands for the time being is chosen before it comes here.
+            | Resource::Rollout(_)
+            | Resource::RolloutReport(_) => Reach::Nothing,
         }
     }
 

@@ -49,6 +49,10 @@ pub enum Kind {
     ServiceAccount,
     /// `EndpointSlice` of discovery.k8s.io: what stands behind a service.
     EndpointSlice,
+    /// `Rollout` of ours: a change that somebody waits for, or that goes back by itself.
+    Rollout,
+    /// `RolloutReport` of ours: what a host says of a rollout.
+    RolloutReport,
 }
 
 /// Where resources of a kind live.
@@ -77,6 +81,7 @@ const V3: &str = "projectcalico.org/v3";
 const NETWORKING: &str = "networking.k8s.io/v1";
 const CLUSTER_POLICY: &str = "policy.networking.k8s.io/v1alpha2";
 const DISCOVERY: &str = "discovery.k8s.io/v1";
+const OURS: &str = "lasthop/v1";
 
 /// Kinds of the v3 API, and of Kubernetes' about networks, that this version does not know.
 const NOT_YET: &[&str] = &[
@@ -108,7 +113,7 @@ pub enum ParseKindError {
 
 impl Kind {
     /// Every kind, in the order in which they are best created.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::FelixConfiguration,
         Self::BgpConfiguration,
         Self::Node,
@@ -130,6 +135,8 @@ impl Kind {
         Self::StagedKubernetesNetworkPolicy,
         Self::HostEndpoint,
         Self::WorkloadEndpoint,
+        Self::Rollout,
+        Self::RolloutReport,
     ];
 
     fn names(self) -> Names {
@@ -171,6 +178,8 @@ impl Kind {
             Self::Namespace => other("v1", "Namespace", "namespaces", Cluster, &["ns"]),
             Self::ServiceAccount => other("v1", "ServiceAccount", "serviceaccounts", Namespaced, &["sa"]),
             Self::EndpointSlice => other(DISCOVERY, "EndpointSlice", "endpointslices", Namespaced, &["eps"]),
+            Self::Rollout => other(OURS, "Rollout", "rollouts", Cluster, &[]),
+            Self::RolloutReport => other(OURS, "RolloutReport", "rolloutreports", Cluster, &[]),
         }
     }
 

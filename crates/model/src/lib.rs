@@ -20,6 +20,7 @@ pub mod policy;
 mod pool;
 mod problem;
 mod resource;
+mod rollout;
 pub mod selector;
 mod settings;
 mod suggest;
@@ -35,6 +36,7 @@ pub use node::Node;
 pub use pool::IpPool;
 pub use problem::{Invalid, Problem};
 pub use resource::{Key, Resource, SettingsScope};
+pub use rollout::{Change, Rollout, RolloutReport};
 pub use settings::{
     Dataplane, DenyAction, EndpointToHost, FailsafePort, HostMac, IptablesBackend, Overlay, ProgramRoutes, Rate,
     Revoke, Settings, SourceSpoofing,

@@ -1,6 +1,7 @@
 //! Any resource, and what names it.
 
 use crate::policy::{EndpointSlice, HostEndpoint, Labelled, NetworkSet, Policy, Profile, Tier};
+use crate::rollout::{Rollout, RolloutReport};
 use crate::selector::Selector;
 use crate::{BgpConfiguration, BgpPeer, Invalid, IpPool, Kind, Node, NodeName, WorkloadEndpoint, v3};
 use serde_json::Value;
@@ -61,6 +62,10 @@ pub enum Resource {
     Labelled(Labelled),
     /// What stands behind a service.
     EndpointSlice(EndpointSlice),
+    /// A change that somebody waits for.
+    Rollout(Rollout),
+    /// What a host says of one.
+    RolloutReport(RolloutReport),
 }
 
 /// Whom settings are for. What is for one node goes over what is for some, and that over what is for all.
@@ -132,6 +137,8 @@ impl Resource {
             Self::HostEndpoint(endpoint) => cluster(Kind::HostEndpoint, endpoint.name.clone()),
             Self::Labelled(labelled) => labelled.key.clone(),
             Self::EndpointSlice(slice) => slice.key.clone(),
+            Self::Rollout(rollout) => cluster(Kind::Rollout, rollout.name.clone()),
+            Self::RolloutReport(report) => cluster(Kind::RolloutReport, report.name()),
         }
     }
 }

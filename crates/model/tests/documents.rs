@@ -79,7 +79,7 @@ fn what_names_a_resource_is_checked_first() {
             "f.yaml:2: kind: 'Pod' is not a kind of resource; there are: FelixConfiguration, BGPConfiguration, Node, IPPool, BGPPeer, \
              Namespace, ServiceAccount, Tier, Profile, GlobalNetworkSet, NetworkSet, EndpointSlice, GlobalNetworkPolicy, \
              NetworkPolicy, ClusterNetworkPolicy, StagedGlobalNetworkPolicy, StagedNetworkPolicy, \
-             StagedKubernetesNetworkPolicy, HostEndpoint, WorkloadEndpoint",
+             StagedKubernetesNetworkPolicy, HostEndpoint, WorkloadEndpoint, Rollout, RolloutReport",
         ),
         ("apiVersion: v2\nkind: Pod", "f.yaml:1: apiVersion: 'v2' is not supported; kinds of projectcalico.org/v3 are"),
         (

@@ -125,7 +125,9 @@ impl World {
             | Resource::IpPool(_)
             | Resource::BgpConfiguration(_)
             | Resource::BgpPeer(_)
-            | Resource::Settings { .. } => {}
+            | Resource::Settings { .. }
+            | Resource::Rollout(_)
+            | Resource::RolloutReport(_) => {}
         }
     }
 

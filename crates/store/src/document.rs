@@ -82,6 +82,18 @@ pub(crate) fn same(stored: &Value, normalised: &Value) -> bool {
         })
 }
 
+/// A document without what the store puts into its metadata.
+#[must_use]
+pub fn unstamped(document: &Value) -> Value {
+    let mut document = document.clone();
+    if let Some(Value::Object(metadata)) = document.get_mut("metadata") {
+        for field in [UID, CREATED, VERSION] {
+            metadata.remove(field);
+        }
+    }
+    document
+}
+
 /// The store's own field of a stored document's metadata.
 fn own<'a>(document: &'a Value, field: &str) -> &'a str {
     document.get("metadata").and_then(|m| m.get(field)).and_then(Value::as_str).unwrap_or_default()

@@ -13,6 +13,7 @@ pub mod identity;
 mod key;
 pub mod local;
 mod remote;
+pub mod rollout;
 pub mod server;
 mod store;
 pub mod tls;
@@ -24,7 +25,7 @@ mod site;
 #[cfg(test)]
 mod suite;
 
-pub use document::{MAX_DOCUMENT, resource_version};
+pub use document::{MAX_DOCUMENT, resource_version, unstamped};
 pub use embedded::{Candidate, Embedded, Options, Validator};
 pub use error::{Error, OpenError};
 pub use remote::{Remote, Target};

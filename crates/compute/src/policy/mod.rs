@@ -109,7 +109,9 @@ impl Policies {
             | Resource::IpPool(_)
             | Resource::BgpConfiguration(_)
             | Resource::BgpPeer(_)
-            | Resource::Settings { .. } => return,
+            | Resource::Settings { .. }
+            | Resource::Rollout(_)
+            | Resource::RolloutReport(_) => return,
         }
         self.settle(to);
     }
@@ -140,7 +142,13 @@ impl Policies {
                 let namespace = key.namespace.clone().unwrap_or_default();
                 self.remove_item(&ItemName::Workload(EndpointKey { namespace, name: key.name.clone() }), to);
             }
-            Kind::Node | Kind::IpPool | Kind::BgpConfiguration | Kind::BgpPeer | Kind::FelixConfiguration => return,
+            Kind::Node
+            | Kind::IpPool
+            | Kind::BgpConfiguration
+            | Kind::BgpPeer
+            | Kind::FelixConfiguration
+            | Kind::Rollout
+            | Kind::RolloutReport => return,
             _ => {
                 if let Some(id) = self.names.remove(key) {
                     self.local.doubtful(self.subjects.items(id));

@@ -1,12 +1,12 @@
 //! `lasthop apply`, `create` and `replace`: documents into the store. Everything is checked before the first write.
 
+use super::rollout;
 use crate::connect::{Context, StoreFlags};
 use crate::documents::{Document, Sources};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{Deed, Done, Format, Output, deeds};
-use lasthop_model::Resource;
-use lasthop_store::{Error, Expect, Store, Stored, resource_version};
-use serde_json::Value;
+use lasthop_model::{Change as Changed, Resource};
+use lasthop_store::{Error, Expect, Revision, Store, Stored, resource_version, unstamped};
 
 /// How documents come into the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,8 +25,10 @@ pub(crate) struct Change {
     #[command(flatten)]
     sources: Sources,
     /// Only say what would be done
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["wait", "confirm"])]
     dry_run: bool,
+    #[command(flatten)]
+    rollout: rollout::Flags,
     #[command(flatten)]
     store: StoreFlags,
     #[command(flatten)]
@@ -42,6 +44,8 @@ only what was read.
 Examples:
   lasthop apply -f pools.yaml
   lasthop apply -f manifests/ -R --dry-run
+  lasthop apply -f policy.yaml --wait
+  lasthop apply -f policy.yaml --confirm 60s
   lasthop get ippools -o yaml | sed s/natOutgoing:.*/natOutgoing:\\ true/ | lasthop apply -f -")]
 pub(crate) struct Apply {
     #[command(flatten)]
@@ -90,7 +94,15 @@ pub(crate) fn run(context: &Context, verb: Verb, args: impl Into<Change>) -> Out
         if args.dry_run {
             return Ok((steps.iter().map(|step| step.foretold(verb)).collect(), Vec::new()));
         }
-        Ok(carry_out(store, verb, steps).await)
+        if !args.rollout.is_set() {
+            return Ok(carry_out(store, verb, steps).await);
+        }
+        let changes = steps.iter().filter(|step| !step.is_done()).map(Step::change).collect();
+        let begun = args.rollout.begin(store, changes).await?;
+        let (done, mut failed) = carry_out(store, verb, steps).await;
+        let revision = done.iter().filter_map(Done::revision).max();
+        failed.extend(begun.finish(store, revision.map(Revision)).await?);
+        Ok((done, failed))
     })?;
     finish(args.output, done, failed)
 }
@@ -121,9 +133,15 @@ struct Step {
 impl Step {
     /// Whether what is stored is what is wanted.
     fn is_done(&self) -> bool {
-        self.stored
-            .as_ref()
-            .is_some_and(|stored| without_stamp(&stored.document) == without_stamp(&self.document.value))
+        self.stored.as_ref().is_some_and(|stored| unstamped(&stored.document) == unstamped(&self.document.value))
+    }
+
+    fn change(&self) -> Changed {
+        Changed {
+            key: self.document.key.clone(),
+            before: self.stored.as_ref().map(|stored| stored.document.clone()),
+            after: self.document.value.clone(),
+        }
     }
 
     fn deed(&self, verb: Verb) -> Deed {
@@ -210,28 +228,4 @@ async fn carry_out(store: &dyn Store, verb: Verb, steps: Vec<Step>) -> (Vec<Done
         }
     }
     (done, failed)
-}
-
-/// A document without what the store puts into its metadata.
-fn without_stamp(document: &Value) -> Value {
-    let mut document = document.clone();
-    if let Some(Value::Object(metadata)) = document.get_mut("metadata") {
-        for field in ["uid", "creationTimestamp", "resourceVersion"] {
-            metadata.remove(field);
-        }
-    }
-    document
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn what_the_store_adds_is_no_difference() {
-        let stored = json!({"metadata": {"name": "a", "uid": "u", "resourceVersion": "7", "creationTimestamp": "t"}});
-        assert_eq!(without_stamp(&stored), json!({"metadata": {"name": "a"}}));
-        assert_ne!(without_stamp(&stored), without_stamp(&json!({"metadata": {"name": "a", "labels": {}}})));
-    }
 }

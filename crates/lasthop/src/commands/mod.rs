@@ -12,6 +12,7 @@ pub(crate) mod explain;
 pub(crate) mod get;
 pub(crate) mod policy;
 pub(crate) mod remove_all;
+pub(crate) mod rollout;
 pub(crate) mod routes;
 pub(crate) mod server;
 pub(crate) mod status;

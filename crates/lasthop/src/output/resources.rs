@@ -45,6 +45,11 @@ impl Done {
         let Key { kind, namespace, name } = key.clone();
         Self { kind: kind.name(), namespace, name, result, revision }
     }
+
+    /// The revision that the resource is now at.
+    pub(crate) fn revision(&self) -> Option<u64> {
+        self.revision
+    }
 }
 
 /// A line for everything that was done.
@@ -207,6 +212,17 @@ fn columns(kind: Kind) -> Vec<Column> {
             wide("LABELS", labels),
         ],
         Kind::Namespace | Kind::ServiceAccount => vec![column("LABELS", labels)],
+        Kind::Rollout => vec![
+            column("UNTIL", |d| field(d, "/spec/until").unwrap_or_default()),
+            column("CHANGES", |d| elements(d, "/spec/changes").len().to_string()),
+        ],
+        Kind::RolloutReport => vec![
+            column("NODE", |d| field(d, "/spec/node").unwrap_or_default()),
+            column("REFUSED", |d| {
+                let refused = d.pointer("/spec/refused").and_then(|refused| refused.as_object());
+                refused.map_or(0, |refused| refused.len()).to_string()
+            }),
+        ],
         Kind::EndpointSlice => vec![
             column("SERVICE", |d| {
                 let name = d.pointer("/metadata/labels/kubernetes.io~1service-name");

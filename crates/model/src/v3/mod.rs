@@ -16,6 +16,7 @@ mod metadata;
 mod node;
 pub(crate) mod policy;
 mod pool;
+mod rollout;
 pub(crate) mod shape;
 pub(crate) mod spot;
 pub(crate) mod text;
@@ -94,6 +95,8 @@ pub(crate) fn fields_of(kind: Kind) -> &'static [Field] {
         Kind::Namespace => kubernetes::NAMESPACE,
         Kind::ServiceAccount => kubernetes::SERVICE_ACCOUNT,
         Kind::EndpointSlice => kubernetes::ENDPOINT_SLICE,
+        Kind::Rollout => rollout::FIELDS,
+        Kind::RolloutReport => rollout::REPORT_FIELDS,
     }
 }
 
@@ -141,6 +144,8 @@ fn resource(checker: &mut Checker, object: &Map<String, Value>, document: &Value
         Kind::Profile => Some(policy::convert_profile(checker, &spec, key)),
         Kind::NetworkSet | Kind::GlobalNetworkSet => Some(host::convert_set(checker, &spec, key, labels)),
         Kind::HostEndpoint => host::convert(checker, &spec, key, labels),
+        Kind::Rollout => rollout::convert(checker, &spec, key),
+        Kind::RolloutReport => rollout::convert_report(&spec),
         Kind::Namespace | Kind::ServiceAccount => Some(kubernetes::convert_labelled(checker, key, labels)),
         Kind::EndpointSlice => Some(kubernetes::convert_slice(checker, &root, key, &labels)),
     }

@@ -1,6 +1,6 @@
 //! What who may write. A store seen by one identity: reads pass, writes are judged first.
 //!
-//! A node writes its own Node and the workload endpoints that are on it, before and after the write. That is judged
+//! A node writes its own Node, its reports, and the workload endpoints that are on it, before and after the write. That is judged
 //! against what is stored, and the write then expects exactly that revision: nobody slips in between.
 
 use crate::identity::Identity;
@@ -42,7 +42,11 @@ impl Guarded {
                 Some(of) => Err(self.denied(key, &format!("spec.node is '{}'", of.escape_debug()))),
                 None => Err(self.denied(key, "it has no spec.node")),
             },
-            _ => Err(self.denied(key, "a node writes only its Node and its workload endpoints")),
+            Kind::RolloutReport if key.name.strip_suffix(node.as_str()).is_some_and(|name| name.ends_with('.')) => {
+                Ok(())
+            }
+            Kind::RolloutReport => Err(self.denied(key, "it is another node's report")),
+            _ => Err(self.denied(key, "a node writes only its Node, its workload endpoints and its reports")),
         }
     }
 

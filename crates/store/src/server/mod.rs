@@ -146,6 +146,7 @@ pub async fn serve(store: Arc<dyn Store>, listens: Vec<Listen>, timing: Timing) 
     let clients = Arc::new(Clients::default());
     let mut server =
         Server { tasks: JoinSet::new(), addresses: Vec::new(), sockets: Vec::new(), clients: Arc::clone(&clients) };
+    server.tasks.spawn(crate::rollout::keep(Arc::clone(&store)));
     let desk = Desk { store, clients, timing };
     for listen in listens {
         match listen {
