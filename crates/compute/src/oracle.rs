@@ -4,7 +4,7 @@ use crate::{Desired, Finding, Guard, Link, Nat, Route, Snapshot, Source, link, p
 use lasthop_model::{EndpointKey, HostMac, NodeName, ProgramRoutes, Settings, SourceSpoofing, WorkloadEndpoint};
 use lasthop_net::{IfName, Prefix};
 use lasthop_policy::World;
-use lasthop_policy::ir::{Failsafe, HostPolicy};
+use lasthop_policy::ir::{Failsafe, HostPolicy, Logging};
 use lasthop_policy::world::Interfaces;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -71,6 +71,7 @@ pub(crate) fn policy_settings(policy: HostPolicy, settings: &Settings) -> HostPo
         failsafe_in: Failsafe::all_of(&settings.failsafe_in),
         failsafe_out: Failsafe::all_of(&settings.failsafe_out),
         deny: settings.deny_action,
+        log: Logging::of(settings),
         ..policy
     }
 }

@@ -13,6 +13,7 @@ use netns::Netns;
 use probes::{Packet, probe};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::Duration;
 use tables::*;
 
 const BACKENDS: [Backend; 2] = [Backend::Legacy, Backend::Nft];
@@ -251,6 +252,37 @@ fn workloads_and_their_host() {
         }
         let drops = world.host.enter(|| iptables.drops()).expect("drops");
         assert_eq!([drops["spoofed"], drops["unforwardable"], drops["invalid"]], [0; 3]);
+        world.host.enter(|| iptables.remove_all()).expect("removed");
+    }
+}
+
+#[test]
+fn log_rules_note_as_settings_say() {
+    let world = World::new();
+    for backend in BACKENDS {
+        let mut made = Made::default();
+        let policy = made.one(vec![rule(Action::Log), rule(Action::Allow)]);
+        let mut iptables = driver(&world, backend, &policy);
+        let save = if backend == Backend::Nft { "iptables-nft-save" } else { "iptables-legacy-save" };
+        let rate = |packets, seconds| Some(Rate { packets, per: Duration::from_secs(seconds) });
+        for (rate, burst, listed) in [
+            (None, 5, ""),
+            (rate(10, 60), 7, "-m limit --limit 10/min --limit-burst 7 "),
+            (rate(9_999, 1), 9_999, "-m limit --limit "),
+            (rate(1, 86_400), 9_999, "-m limit --limit 1/day --limit-burst 1 "),
+        ] {
+            let log = Logging { prefix: "seen %k/%n".to_owned(), rate, burst };
+            let policy = HostPolicy { log, ..policy.clone() };
+            apply(&world, &mut iptables, &policy);
+            let all = world.host.sh(save);
+            let line = all.lines().find(|line| line.contains("--log-prefix")).expect("a log rule").to_owned();
+            assert!(line.contains(listed) && line.contains("--log-prefix \"seen "), "{backend:?} {listed}: {line}");
+            assert_eq!(line.contains("-m limit"), rate.is_some(), "{backend:?}: {line}");
+            world.host.enter(|| {
+                iptables.read_back().expect("read back");
+                assert_eq!(iptables.sync_policy(&policy, PolicyScope::All).writes, 0, "{listed}");
+            });
+        }
         world.host.enter(|| iptables.remove_all()).expect("removed");
     }
 }

@@ -11,9 +11,9 @@ use lasthop_model::Kind;
 use lasthop_net::{Family, IfName, Prefix};
 use lasthop_policy::decide::{Packet, Transport, Verdict, decide};
 use lasthop_policy::ir::{
-    Action, DenyAction, Digest, Direction, End, Force, HostPolicy, Icmp, Key, Member, Owner, PolicyChanges, PortRange,
-    Ports, Program, ProgramId, Rule, Set, SetId, SetKind, Side, Stack, StackId, Step, StepName, TierDefault,
-    WorkloadPolicy,
+    Action, DenyAction, Digest, Direction, End, Force, HostPolicy, Icmp, Key, Logging, Member, Owner, PolicyChanges,
+    PortRange, Ports, Program, ProgramId, Rate, Rule, Set, SetId, SetKind, Side, Stack, StackId, Step, StepName,
+    TierDefault, WorkloadPolicy,
 };
 use netns::Netns;
 use std::collections::{BTreeMap, BTreeSet};
@@ -417,9 +417,15 @@ fn stack(random: &mut Random, policy: &mut HostPolicy, sets: &Sets, direction: D
     id
 }
 
+fn logging(rate: Option<(u32, u64)>, burst: u32) -> Logging {
+    let rate = rate.map(|(packets, seconds)| Rate { packets, per: Duration::from_secs(seconds) });
+    Logging { prefix: "seen by %t %k/%n".to_owned(), rate, burst }
+}
+
 fn policy(random: &mut Random) -> HostPolicy {
     let mut policy = HostPolicy {
         deny: random.pick(&[DenyAction::Drop, DenyAction::Drop, DenyAction::Reject]),
+        log: random.pick(&[logging(None, 5), logging(Some((10, 60)), 1), logging(Some((1, 86_400)), 9_999)]),
         ..HostPolicy::default()
     };
     let mut sets = Sets { addresses: Vec::new(), ports: Vec::new() };
@@ -587,7 +593,7 @@ fn difference(old: &HostPolicy, new: &HostPolicy) -> PolicyChanges {
         members: held(old).symmetric_difference(&held(new)).copied().collect(),
         sets,
         workloads: links.filter(|name| old.workloads.get(name) != new.workloads.get(name)).cloned().collect(),
-        host: old.deny != new.deny,
+        host: old.deny != new.deny || old.log != new.log,
     }
 }
 
@@ -757,6 +763,38 @@ fn rules_count_and_denied_packets_are_told() {
     for denied in denied {
         assert_eq!((denied.by, denied.packet), (Decider::Tier("t".into()), Some(packet)));
         assert!(denied.from_link.is_some());
+    }
+}
+
+#[test]
+fn log_rules_note_as_settings_say() {
+    let lab = Lab::new();
+    let mut nft = lab.open();
+    let mut policy = edited(&mut Random(3), 1);
+    let key = Key { kind: Kind::GlobalNetworkPolicy, namespace: None, name: "watch".into() };
+    let log = Rule { action: Action::Log, ..policy.programs.values().next().expect("a program").rules[0].clone() };
+    let owner = Owner::Policy { tier: "ops".into(), key };
+    let program = Program { owner, direction: Direction::Egress, force: Force::Enforced, rules: vec![log] };
+    let step = Step { name: StepName::Tier("ops".into()), programs: vec![program.id()], otherwise: TierDefault::Pass };
+    let stack = Stack { steps: vec![step], end: End::GoOn };
+    policy.workloads.insert(name(FROM), WorkloadPolicy { from: stack.id(), to: stack.id() });
+    policy.programs.insert(program.id(), Arc::new(program));
+    policy.stacks.insert(stack.id(), Arc::new(stack));
+    all_done(&nft.sync_policy(&policy, PolicyScope::All));
+    for (log, listed) in [
+        (logging(None, 5), "counter packets 0 bytes 0 log prefix \"seen by ops gnp/watch: \""),
+        (logging(Some((10, 60)), 7), "limit rate 10/minute burst 7 packets log prefix \"seen by ops gnp/watch: \""),
+        (logging(Some((1, 86_400)), 1), "limit rate 1/day burst 1 packets log prefix"),
+    ] {
+        policy.log = log;
+        let changes = PolicyChanges { host: true, ..PolicyChanges::default() };
+        all_done(&nft.sync_policy(&policy, PolicyScope::Changed(&changes)));
+        // Some versions of nft end badly at a rule further down.
+        let listing = lab.host.run("nft list table inet lasthop 2>&1; true").1;
+        assert!(listing.contains(listed), "{listed}: {listing}");
+        nft.read_back().expect("read back");
+        ready(&mut nft);
+        assert_eq!(nft.sync_policy(&policy, PolicyScope::All).writes, 0, "{listed}");
     }
 }
 

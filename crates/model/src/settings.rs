@@ -31,8 +31,8 @@ pub struct Settings {
     pub failsafe_in: BTreeSet<FailsafePort>,
     /// Ports that no policy closes, for packets from the host.
     pub failsafe_out: BTreeSet<FailsafePort>,
-    /// What stands before the lines of logged packets: `%t` is the kind of the policy, `%n` its name, `%k` and `%p` as
-    /// the reference has them.
+    /// What stands before the lines of logged packets: `%t` is the policy's tier, `%k` its kind in short, `%n` its name,
+    /// `%p` its name with its namespace.
     pub log_prefix: String,
     /// How many packets are logged at most; `None` is all.
     pub log_rate: Option<Rate>,
@@ -203,7 +203,7 @@ impl Default for Settings {
             deny_action: DenyAction::default(),
             failsafe_in: anywhere(FAILSAFE_IN),
             failsafe_out: anywhere(FAILSAFE_OUT),
-            log_prefix: "lasthop-packet".to_owned(),
+            log_prefix: "lasthop %p".to_owned(),
             log_rate: None,
             log_burst: 5,
             revoke: Revoke::default(),

@@ -15,9 +15,10 @@
 //!   A step whose programs all stay silent ends in [`Step::otherwise`]. After the last step comes [`Stack::end`].
 //! * A staged program never decides: its rules are looked at and counted, and evaluation goes on behind it.
 
+pub use crate::logging::Logging;
 use lasthop_model::FailsafePort;
 pub use lasthop_model::policy::{Action, Icmp, PortRange, TierDefault};
-pub use lasthop_model::{DenyAction, Key};
+pub use lasthop_model::{DenyAction, Key, Rate};
 
 use lasthop_net::{Family, IfName, Prefix};
 use std::collections::{BTreeMap, BTreeSet};
@@ -279,6 +280,8 @@ pub struct HostPolicy {
     pub failsafe_out: BTreeSet<Failsafe>,
     /// What happens to denied packets.
     pub deny: DenyAction,
+    /// How `Log` rules note packets.
+    pub log: Logging,
 }
 
 /// Which keys of [`HostPolicy`] may have changed since changes were last taken. Only saves work: what is right is read there.
@@ -294,7 +297,7 @@ pub struct PolicyChanges {
     pub members: BTreeSet<(SetId, Member)>,
     /// Workload links.
     pub workloads: BTreeSet<IfName>,
-    /// The host's own interfaces, failsafe ports, the deny action: rare, and small.
+    /// The host's own interfaces, failsafe ports, the deny action, logging: rare, and small.
     pub host: bool,
 }
 

@@ -14,6 +14,7 @@ pub mod difference;
 pub mod ir;
 pub mod journey;
 pub mod labels;
+pub mod logging;
 pub mod order;
 pub mod sets;
 pub mod stack;

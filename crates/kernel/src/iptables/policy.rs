@@ -21,8 +21,8 @@ use super::sets::{Kind, Spec, net};
 use super::skeleton::{FROM, LINK_ONLY, Place, TO, icmpv6, is_plain};
 use lasthop_net::{Family, IfName};
 use lasthop_policy::ir::{
-    Action, DenyAction, Digest, End, Failsafe, Force, HostPolicy, Interface, InterfacePolicy, Owner, Program,
-    ProgramId, SetId, StackId, Step, StepName, TierDefault,
+    Action, DenyAction, Digest, End, Failsafe, Force, HostPolicy, Interface, InterfacePolicy, Logging, Owner, Program,
+    ProgramId, Rate, SetId, StackId, Step, StepName, TierDefault,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,8 +30,6 @@ use std::collections::{BTreeMap, BTreeSet};
 pub const DENIED_GROUP: u16 = 76;
 /// How many denied packets each rule offers: in the long run, and at once.
 const DENIED_RATE: &str = " -m limit --limit 10/sec --limit-burst 20";
-/// How many packets a Log rule notes: in the long run, and at once.
-const LOG_RATE: &str = " -m limit --limit 10/sec --limit-burst 5";
 /// `--nflog-prefix` (`nf_loginfo`'s prefix is 64 bytes with its end).
 const NFLOG_PREFIX: usize = 63;
 /// Links that one chain of a dispatch tree looks up one by one.
@@ -217,11 +215,13 @@ impl Renderer<'_> {
 
     /// A chain that notes some packets in the kernel's log and comes back.
     fn log(&mut self, owner: &Owner) -> Target {
-        let prefix = log_prefix(owner);
-        let name = chain_name('l', Digest::of(&prefix));
+        let log = &self.inputs.policy.log;
+        let prefix = log_prefix(log, owner);
+        let limit = log.rate.map(|rate| limit(rate, log.burst)).unwrap_or_default();
+        let name = chain_name('l', Digest::of(&(&prefix, &limit)));
         if !self.has(&name) {
             let log = Target::Other(format!("LOG --log-prefix \"{prefix}\""));
-            self.put(name.clone(), vec![Rule::new("-", LOG_RATE, log)]);
+            self.put(name.clone(), vec![Rule::new("-", limit, log)]);
         }
         Target::Jump(name)
     }
@@ -509,16 +509,22 @@ fn failsafes(policy: &HostPolicy, place: Place, family: Family) -> Vec<Rule> {
     }
 }
 
-/// What the kernel's log says in front of a packet: as much of the policy's name as fits.
-fn log_prefix(owner: &Owner) -> String {
-    let name = match owner {
-        Owner::Policy { key, .. } | Owner::Unusable { key, .. } => key.to_string(),
-        Owner::Profile(name) | Owner::MissingProfile(name) => name.clone(),
+/// What the kernel's log says in front of a packet, as far as it needs no quoting.
+fn log_prefix(log: &Logging, owner: &Owner) -> String {
+    log.prefix_of(owner, LOG_PREFIX).split(' ').map(plain).collect::<Vec<_>>().join(" ")
+}
+
+/// The match that holds so often. The kernel keeps what may come at once in 32 bits, for which a large burst at a low rate is
+/// too much (`xt_limit` counts at most 38,400 credits a second).
+fn limit(rate: Rate, burst: u32) -> String {
+    let (word, seconds) = match rate.per.as_secs() {
+        ..=1 => ("second", 1),
+        2..=60 => ("minute", 60),
+        61..=3_600 => ("hour", 3_600),
+        _ => ("day", 86_400),
     };
-    let text = plain(&format!("lasthop:{name}"));
-    let mut text: String = text.chars().take(LOG_PREFIX - 1).collect();
-    text.push(' ');
-    text
+    let most = (100_000 * u64::from(rate.packets) / seconds).max(1);
+    format!(" -m limit --limit {}/{word} --limit-burst {}", rate.packets, u64::from(burst).min(most))
 }
 
 /// Under what the end of a step is counted and reported, as a rule is under `<program>:<index>`.

@@ -36,7 +36,9 @@ use crate::netlink::{Message, Protocol, Socket};
 use crate::reconcile::Outcome;
 use actual::Actual;
 use lasthop_net::{Family, IfName};
-use lasthop_policy::ir::{DenyAction, HostPolicy, PolicyChanges, Set, SetId, SetKind, StackId, WorkloadPolicy};
+use lasthop_policy::ir::{
+    DenyAction, HostPolicy, Logging, PolicyChanges, Set, SetId, SetKind, StackId, WorkloadPolicy,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use unit::{Broken, Unit};
 
@@ -108,7 +110,8 @@ pub(super) struct Programs {
     needed: BTreeMap<String, usize>,
     /// The kinds of sets when stacks were rendered.
     kinds: BTreeMap<SetId, SetKind>,
-    deny: DenyAction,
+    /// What denial and notes looked like when stacks were rendered.
+    style: (DenyAction, Logging),
     /// Look at everything in the next pass.
     suspect: bool,
     /// There may be something that nothing needs any more.
@@ -126,7 +129,7 @@ impl Programs {
             wanted: BTreeMap::new(),
             needed: BTreeMap::new(),
             kinds: BTreeMap::new(),
-            deny: DenyAction::default(),
+            style: Default::default(),
             suspect: true,
             untidy: true,
         })
@@ -242,8 +245,9 @@ impl Programs {
         } else {
             BTreeSet::new()
         };
-        let restyle = policy.deny != self.deny;
-        self.deny = policy.deny;
+        let style = (policy.deny, policy.log.clone());
+        let restyle = style != self.style;
+        self.style = style;
         let lacks = |key: &(StackId, Stage), held: &Held| {
             let wanted = held.chain.as_ref().ok().map(|chain| Verdict::Goto(chain.clone()));
             let unknown = key.1 == Stage::Filter && self.actual.stacks.get(&unit::stack_key(key.0)) != Some(&wanted);

@@ -21,8 +21,8 @@ use crate::nft::expr::{Expr, Meta, Reg, Verdict};
 use crate::nft::ruleset::Rule;
 use crate::nft::skeleton::{HOST_ALLOWED, REFUSE};
 use lasthop_policy::ir::{
-    Action, DenyAction, Digest, End, Force, HostPolicy, Owner, Program, ProgramId, SetId, SetKind, Stack, StackId,
-    Step, StepName, TierDefault,
+    Action, DenyAction, Digest, End, Force, HostPolicy, Owner, Program, ProgramId, Rate, SetId, SetKind, Stack,
+    StackId, Step, StepName, TierDefault,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,8 +30,6 @@ use std::collections::{BTreeMap, BTreeSet};
 pub const DENIED_GROUP: u16 = 76;
 /// Longest comment: half of what the kernel keeps.
 const COMMENT: usize = 120;
-/// Lines in the kernel's log for one `Log` rule: so many a second, and so many at once.
-const LOG_RATE: (u64, u32) = (10, 5);
 
 /// From where a stack is asked, which decides what Allow does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -176,9 +174,9 @@ impl Renderer<'_> {
             (Force::Enforced, Action::Allow) => exprs.extend(self.allow()),
             (Force::Enforced, Action::Deny) => exprs = self.denial(decider),
             (Force::Enforced, Action::Log) => {
-                let (rate, burst) = LOG_RATE;
-                let prefix = comment(&format!("lasthop {}: ", owner(&program.owner)));
-                exprs.extend([Expr::Limit { rate, seconds: 1, burst }, Expr::Note { prefix }]);
+                let log = &self.policy.log;
+                exprs.extend(log.rate.map(|rate| limit(rate, log.burst)));
+                exprs.push(Expr::Note { prefix: log.prefix_of(&program.owner, COMMENT) });
             }
         }
         exprs
@@ -221,6 +219,10 @@ fn step_name(step: &Step) -> Decider {
         StepName::Tier(name) => Decider::Tier(name.clone()),
         StepName::Profiles => Decider::Profiles,
     }
+}
+
+fn limit(rate: Rate, burst: u32) -> Expr {
+    Expr::Limit { rate: rate.packets.into(), seconds: rate.per.as_secs(), burst }
 }
 
 fn rule(id: &str, exprs: Vec<Expr>) -> Rule {
