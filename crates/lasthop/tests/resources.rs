@@ -257,7 +257,8 @@ fn every_kind_goes_in_and_comes_out() {
     for kind in Kind::ALL {
         let everywhere = if kind.is_namespaced() { " -A" } else { "" };
         let rows = site.ok(&format!("get {} -o wide{everywhere}", kind.plural()));
-        assert_eq!(rows.lines().count(), 2, "{kind}: {rows}");
+        let built_in = if kind == Kind::Tier { 3 } else { 0 };
+        assert_eq!(rows.lines().count(), 2 + built_in, "{kind}: {rows}");
     }
     assert!(site.ok("get np -n blue").contains("web   default  100    role == 'web'"), "{}", site.ok("get np -n blue"));
     assert!(site.ok("get knp -n blue").contains("role=web,stage NotIn,team Exists"), "{}", site.ok("get knp -n blue"));
@@ -276,6 +277,29 @@ fn every_kind_goes_in_and_comes_out() {
     site.fails("delete namespace none", 4, "Namespace/none does not exist");
     assert_eq!(site.noted("delete -f all.yaml --if-exists").matches(" deleted\n").count(), count - 1);
     assert_eq!(site.all()["items"], Value::Array(vec![]));
+}
+
+#[test]
+fn built_in_tiers_are_listed_without_a_resource() {
+    let site = Site::start("", |_| {});
+    let listed = |rows: &str| -> Vec<String> {
+        rows.lines().skip(1).map(|row| row.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
+    };
+    let built_in = ["default 1000000 Deny yes", "kube-admin 1000 Pass yes", "kube-baseline 10000000 Pass yes"];
+    assert_eq!(listed(&site.ok("get tiers")), built_in);
+    let tier = |name: &str, order: u32| {
+        format!(
+            "apiVersion: projectcalico.org/v3\nkind: Tier\nmetadata: {{name: {name}}}\nspec: {{order: {order}, defaultAction: Deny}}\n"
+        )
+    };
+    site.write("tiers.yaml", &format!("{}---\n{}", tier("default", 1_000_000), tier("ops", 50)));
+    site.ok("apply -f tiers.yaml");
+    assert_eq!(listed(&site.ok("get tiers")), [&built_in[..], &["ops 50 Deny -"]].concat());
+    assert_eq!(site.ok("get tier kube-admin -o json").matches("\"Pass\"").count(), 1);
+    // What comes out goes in again, and a list of everything holds what is in the store.
+    site.write("back.yaml", &site.ok("get tiers -o yaml"));
+    assert_eq!(site.ok("validate -f back.yaml"), "4 documents are valid\n");
+    assert_eq!(site.all()["items"].as_array().map(Vec::len), Some(2));
 }
 
 #[test]

@@ -3,13 +3,14 @@
 use crate::connect::{Context, StoreFlags};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{self, Format, Now, Output, Paint};
+use lasthop_model::policy::{Tier, TierDefault};
 use lasthop_model::{Key, Kind, to_json, to_list, to_yaml};
 use lasthop_store::{Revision, Store, Stored, WatchEvent};
 
 /// Show resources of the store
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Kinds: nodes, workloadendpoints (wep), ippools (pool), bgpconfigurations, bgppeers (peer), felixconfigurations, all.
+Kinds: nodes, workloadendpoints (wep), ippools (pool), bgpconfigurations, bgppeers (peer), felixconfigurations, tiers, all.
 
 Examples:
   lasthop get nodes
@@ -73,7 +74,11 @@ pub(crate) fn run(context: &Context, args: &Args) -> Outcome {
     args.check()?;
     context.with_store(&args.store, async |store| {
         let listing = store.list(args.kind.0).await?;
-        let items: Vec<Stored> = listing.items.into_iter().filter(|stored| args.wants(&stored.key)).collect();
+        let mut items = listing.items;
+        if args.kind == Which(Some(Kind::Tier)) {
+            add_built_in(&mut items);
+        }
+        items.retain(|stored| args.wants(&stored.key));
         if let (Some(name), true, false) = (&args.name, items.is_empty(), args.watch) {
             let kind = args.kind.0.map(Kind::name).unwrap_or_default();
             return Err(Failure::new(Exit::NotFound, format!("{kind} '{name}' does not exist{}", elsewhere(args))));
@@ -85,6 +90,30 @@ pub(crate) fn run(context: &Context, args: &Args) -> Outcome {
         Ok(())
     })?;
     Ok(Exit::Done)
+}
+
+/// Adds the tiers that are there without a resource, in the order of names.
+fn add_built_in(items: &mut Vec<Stored>) {
+    for tier in Tier::all_built_in() {
+        if items.iter().any(|stored| stored.key.name == tier.name) {
+            continue;
+        }
+        let default_action = match tier.default_action {
+            TierDefault::Deny => "Deny",
+            TierDefault::Pass => "Pass",
+        };
+        // As users write it: a whole number without a fraction.
+        let order = tier.order.and_then(|order| order.to_string().parse::<serde_json::Number>().ok());
+        let document = serde_json::json!({
+            "apiVersion": Kind::Tier.api_version(),
+            "kind": Kind::Tier.written(),
+            "metadata": {"name": tier.name},
+            "spec": {"order": order, "defaultAction": default_action},
+        });
+        let key = Key { kind: Kind::Tier, namespace: None, name: tier.name };
+        items.push(Stored { key, document, revision: Revision(0), created_revision: Revision(0) });
+    }
+    items.sort_by(|a, b| a.key.name.cmp(&b.key.name));
 }
 
 /// Where else it may be.

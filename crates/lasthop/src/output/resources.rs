@@ -1,6 +1,7 @@
 //! Resources of the store, and what was done to them.
 
 use super::{Cell, Format, Now, Paint, Sheet, Tone, list, span};
+use lasthop_model::policy::Tier;
 use lasthop_model::{Key, Kind, to_yaml};
 use lasthop_store::Stored;
 use serde::Serialize;
@@ -200,6 +201,10 @@ fn columns(kind: Kind) -> Vec<Column> {
         Kind::Tier => vec![
             column("ORDER", |d| field(d, "/spec/order").unwrap_or_else(|| "(last)".into())),
             column("DEFAULT", |d| field(d, "/spec/defaultAction").unwrap_or_else(|| "Deny".into())),
+            column("BUILT-IN", |d| {
+                let name = field(d, "/metadata/name").unwrap_or_default();
+                if Tier::built_in(&name).is_some() { "yes".into() } else { "-".into() }
+            }),
         ],
         Kind::Profile => vec![column("RULES", rule_counts)],
         Kind::NetworkSet | Kind::GlobalNetworkSet => {
