@@ -233,11 +233,15 @@ impl Compiler<'_> {
             Port::Named(_) => None,
         });
         let mut compiled = Ports { ranges: merged(ranges), sets: BTreeSet::new() };
-        for port in ports {
-            if let Port::Named(name) = port {
-                let definition = SetDefinition::Named { endpoints: endpoints.clone(), protocol, port: name.clone() };
-                compiled.sets.insert(self.set(definition));
-            }
+        let names = ports.iter().filter_map(|port| match port {
+            Port::Named(name) => Some(name.clone()),
+            Port::Range(_) => None,
+        });
+        // One set for all names, so that a rule is no longer with a hundred of them.
+        let names: BTreeSet<String> = names.collect();
+        if !names.is_empty() {
+            let definition = SetDefinition::Named { endpoints: endpoints.clone(), protocol, ports: names };
+            compiled.sets.insert(self.set(definition));
         }
         Some(compiled)
     }
