@@ -90,7 +90,7 @@ pub enum Input {
         conn: ConnId,
         /// The address at the other end.
         peer: IpAddr,
-        /// Our address on it.
+        /// Our address on it; a link-local one with its link ([`lasthop_net::scoped`]).
         local: IpAddr,
     },
     /// The connection asked for did not come up.

@@ -7,7 +7,7 @@ use crate::config::{Admin, ConnectMode, PeerConfig, Role};
 use crate::report::{PeerCounters, PeerState};
 use crate::session::{Connection, Phase};
 use crate::wire::update::PeerKind;
-use lasthop_net::{Asn, Family, Prefix};
+use lasthop_net::{Asn, Family, Prefix, scoped};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -278,6 +278,10 @@ impl Peer {
 
     /// Addresses that are ours in the eyes of this peer.
     pub(crate) fn is_ours(&self, address: IpAddr) -> bool {
+        let address = match address {
+            IpAddr::V6(address) => scoped::link_of(address).0.into(),
+            address => address,
+        };
         let config = &self.config;
         self.established().is_some_and(|connection| connection.local == address)
             || config.local_address == Some(address)

@@ -114,6 +114,9 @@ pub enum NotAdvertised {
     /// RFC 1997.
     #[error("it carries the community {0}")]
     Community(&'static str),
+    /// RFC 8950.
+    #[error("its next hop is an IPv6 address, and this peer takes none for IPv4 (RFC 8950)")]
+    ExtendedNextHop,
     /// RFC 9234 section 5.
     #[error("it may go to customers only (OTC), which this peer is not")]
     OnlyToCustomers,
@@ -133,7 +136,7 @@ pub enum NotAdvertised {
     #[error("we restarted and wait for the peers' End-of-RIB before we choose paths")]
     Deferred,
     /// The attributes alone fill a message.
-    #[error("its attributes do not fit into a message of 4096 octets")]
+    #[error("its attributes do not fit into the longest message that the peer takes")]
     TooLong,
     /// About to be sent.
     #[error("waiting for the peer to read what was sent before")]

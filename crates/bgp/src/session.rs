@@ -17,7 +17,7 @@ use crate::wire::{
     AsnWidth, Framed, MAX_EXTENDED_LEN, MAX_LEN, MessageType, Notification, Outcome, Refresh, WireError, keepalive,
     parse_route_refresh, split,
 };
-use lasthop_net::{Asn, Family};
+use lasthop_net::{Asn, Family, IfIndex, scoped};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
@@ -159,6 +159,8 @@ pub(crate) struct Connection {
     pub(crate) id: ConnId,
     pub(crate) side: Side,
     pub(crate) local: IpAddr,
+    /// The link it is on, if its addresses are link-local.
+    pub(crate) link: Option<IfIndex>,
     terms: Terms,
     state: State,
     buffer: Vec<u8>,
@@ -173,7 +175,14 @@ impl Connection {
     pub(crate) fn new(now: Instant, (id, side): (ConnId, Side), local: IpAddr, terms: Terms) -> (Self, Vec<u8>) {
         let open = terms.open().encode();
         let state = State::OpenSent { until: now + OPEN_WAIT };
-        (Self { id, side, local, terms, state, buffer: Vec::new(), read: 0 }, open)
+        let (local, link) = match local.to_canonical() {
+            IpAddr::V6(local) => {
+                let (local, link) = scoped::link_of(local);
+                (local.into(), link)
+            }
+            local => (local, None),
+        };
+        (Self { id, side, local, link, terms, state, buffer: Vec::new(), read: 0 }, open)
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -315,8 +324,12 @@ fn step(state: &mut State, terms: &Terms, (now, kind, body): (Instant, MessageTy
             if kind == MessageType::Keepalive {
                 return None;
             }
-            let context =
-                Context { kind: terms.kind(), asn4: agreed.width == AsnWidth::Four, families: &agreed.families };
+            let context = Context {
+                kind: terms.kind(),
+                asn4: agreed.width == AsnWidth::Four,
+                families: &agreed.families,
+                extended_next_hop: agreed.extended_next_hop,
+            };
             Some(Update::parse(body, &context).map_or_else(|error| Event::Down(error.into()), Event::Update))
         }
         (State::Established { agreed, .. }, MessageType::RouteRefresh) => {

@@ -8,6 +8,7 @@ mod link;
 mod next_hops;
 mod prefix;
 mod route;
+pub mod scoped;
 
 pub use asn::{Asn, ParseAsnError};
 pub use link::{IfIndex, IfName, Mac, ParseIfNameError, ParseMacError};

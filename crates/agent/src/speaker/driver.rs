@@ -293,7 +293,7 @@ impl Driver {
             // The key came with the listening socket; one that could not be set must not be done without.
             terms.apply(&stream, None).map_err(|error| error.to_string())
         });
-        let local = prepared.and_then(|()| stream.local_addr().map_err(|error| error.to_string()));
+        let local = prepared.and_then(|()| socket::local(&stream).map_err(|error| error.to_string()));
         let Ok(local) = local.inspect_err(|reason| tracing::debug!(%from, reason, "a connection is refused")) else {
             // Reset rather than close, so that nothing of it stays with us.
             if let Err(error) = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)) {
@@ -304,7 +304,7 @@ impl Driver {
         let conn = ConnId(self.next_accepted);
         self.next_accepted += 2;
         self.open((conn, peer), stream);
-        self.input(now, Input::Accepted { conn, peer, local: local.ip() });
+        self.input(now, Input::Accepted { conn, peer, local });
     }
 
     fn dialled(&mut self, now: Instant, (conn, peer): (ConnId, IpAddr), result: std::io::Result<TcpStream>) {
@@ -312,7 +312,7 @@ impl Driver {
         if self.dialling.remove(&conn).is_none() {
             return;
         }
-        match result.and_then(|stream| Ok((stream.local_addr()?.ip(), stream))) {
+        match result.and_then(|stream| Ok((socket::local(&stream)?, stream))) {
             Ok((local, stream)) => {
                 self.open((conn, peer), stream);
                 self.input(now, Input::Connected { conn, peer, local });

@@ -29,10 +29,12 @@ struct Terms {
     interface: Option<IfName>,
 }
 
+type Wanted = BTreeMap<IpAddr, Terms>;
+
 /// The thread, once a peer wants it. It ends with this value, and tells the neighbours that it is on purpose.
 pub(super) struct Liveness {
     events: mpsc::UnboundedSender<Event>,
-    thread: Option<(mpsc::UnboundedSender<BTreeMap<IpAddr, Terms>>, std::thread::JoinHandle<()>)>,
+    thread: Option<(mpsc::UnboundedSender<Wanted>, std::thread::JoinHandle<()>)>,
 }
 
 impl Liveness {
@@ -46,7 +48,7 @@ impl Liveness {
             let terms = Terms { config: peer.bfd?, local: peer.local_address, interface: peer.interface.clone() };
             Some((peer.address, terms))
         });
-        let wanted: BTreeMap<IpAddr, Terms> = wanted.collect();
+        let wanted: Wanted = wanted.collect();
         if self.thread.is_none() && !wanted.is_empty() {
             let (commands, receiver) = mpsc::unbounded_channel();
             let events = self.events.clone();
@@ -76,7 +78,7 @@ impl Drop for Liveness {
     }
 }
 
-fn run(mut commands: mpsc::UnboundedReceiver<BTreeMap<IpAddr, Terms>>, events: mpsc::UnboundedSender<Event>) {
+fn run(mut commands: mpsc::UnboundedReceiver<Wanted>, events: mpsc::UnboundedSender<Event>) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return tracing::error!(%error, "BFD cannot be set up"),
@@ -140,7 +142,7 @@ impl Watch {
         sessions.chain(self.retry_at).min().unwrap_or_else(|| Instant::now() + Duration::from_secs(3600))
     }
 
-    fn follow(&mut self, wanted: BTreeMap<IpAddr, Terms>) {
+    fn follow(&mut self, wanted: Wanted) {
         for (_, mut live) in self.sessions.extract_if(.., |peer, live| {
             wanted.get(peer).is_none_or(|terms| {
                 let fixed = |terms: &Terms| (terms.config.path, terms.local, terms.interface.clone());

@@ -4,7 +4,7 @@ mod half;
 mod options;
 
 use lasthop_bgp::config::{Auth, PeerConfig, Ttl};
-use lasthop_net::{Family, IfName};
+use lasthop_net::{Family, IfIndex, IfName, scoped};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::collections::BTreeMap;
 use std::io;
@@ -200,6 +200,17 @@ pub(super) async fn connect(terms: &Terms) -> io::Result<TcpStream> {
             Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {} s", CONNECT_LIMIT.as_secs())))
         }
     }
+}
+
+/// Our address on a connection; a link-local one with its link.
+pub(super) fn local(stream: &TcpStream) -> io::Result<IpAddr> {
+    Ok(match stream.local_addr()? {
+        SocketAddr::V6(local) => {
+            let scoped = scoped::on_link(*local.ip(), IfIndex(local.scope_id()));
+            scoped.unwrap_or(*local.ip()).into()
+        }
+        local => local.ip(),
+    })
 }
 
 /// Small messages go at once, and before other traffic. Neither is worth losing a session for.

@@ -6,7 +6,7 @@ use crate::support::{LIMIT, bird_routes, bird_session, peer};
 use lasthop_agent::speaker::Question;
 use lasthop_bgp::config::{
     Admin, Auth, Community, LimitAction, PeerConfig, Policy, PrefixLimit, Role, RoleMode, RouteChange, Rule, Secret,
-    Ttl, Verdict,
+    Switch, Ttl, Verdict,
 };
 use lasthop_net::{Asn, Family};
 use lasthop_testkit::bird::{Bird, base};
@@ -147,4 +147,81 @@ fn bird_keeps_routes_over_a_notification_and_for_long_and_asks_for_them_again() 
     std::thread::sleep(Duration::from_secs(4));
     let route = bird.has_route("10.65.0.0/26", LIMIT).unwrap();
     assert!(route.contains("65535, 6") || route.contains("(65535,6)"), "{route}");
+}
+
+/// A speaker and its neighbour that know of each other nothing but the link.
+fn unnumbered(config: PeerConfig) -> PeerConfig {
+    PeerConfig {
+        interface: Some("eth0".parse().unwrap()),
+        local_address: None,
+        next_hop_v4: None,
+        next_hop_v6: None,
+        extended_next_hop: Switch::On,
+        ..config
+    }
+}
+
+/// The link-local address of a host's eth0, and its index.
+fn on_link(host: &lasthop_testkit::netns::Host) -> (String, String) {
+    let shown = host.run("ip", &["-6", "-br", "-o", "address", "show", "dev", "eth0", "scope", "link"]).unwrap();
+    let address = shown.split_whitespace().find(|word| word.starts_with("fe80")).unwrap();
+    let link = host.run("ip", &["-o", "link", "show", "dev", "eth0"]).unwrap();
+    let index = link.split(':').next().unwrap();
+    (address.trim_end_matches("/64").to_owned(), index.trim().to_owned())
+}
+
+#[test]
+fn unnumbered_with_bird_and_with_frr_ipv4_goes_over_the_link() {
+    for with_frr in [false, true] {
+        let [a, b] = hosts();
+        let ((ours, index), (theirs, _)) = (on_link(&a), on_link(&b));
+        let (bird, frr) = if with_frr {
+            let config = format!(
+                "router bgp 64513
+                  bgp router-id 10.99.0.2
+                  no bgp ebgp-requires-policy
+                  no bgp network import-check
+                  neighbor {ours} remote-as 64512
+                  neighbor {ours} interface eth0
+                  neighbor {ours} timers connect 1
+                  neighbor {ours} capability extended-nexthop
+                  address-family ipv4 unicast
+                   network 10.65.2.0/24
+                  exit-address-family
+                 exit
+                "
+            );
+            (None, Some(Frr::start(&b, &config)))
+        } else {
+            let config = format!(
+                "{}protocol bgp peer {{
+                   local {theirs} as 64513; neighbor {ours}%eth0 as 64512; direct;
+                   connect delay time 1; connect retry time 1; error wait time 1, 2;
+                   ipv4 {{ import all; export all; extended next hop on; }};
+                 }}
+                 {}",
+                base("10.99.0.2"),
+                bird_routes("route 10.65.2.0/24 unreachable;", "")
+            );
+            (Some(Bird::start(&b, &config).unwrap()), None)
+        };
+        let config = PeerConfig { families: [Family::V4].into(), ..unnumbered(peer("10.99.0.1", &theirs, 64513)) };
+        let (_speaker, mut agent) = speaker(&a, "10.99.0.1", 64512, vec![config]);
+        agent.own = ["10.65.0.0/26".parse().unwrap()].into();
+        agent.established(&theirs);
+        let scoped = theirs.replacen("fe80:", &format!("fe80:{:x}:", index.parse::<u16>().unwrap()), 1);
+        // FRR names its global address, which is on the same link.
+        agent.learned("10.65.2.0/24", &[if with_frr { "fd00:99::2" } else { &scoped }]);
+        match (bird, frr) {
+            (Some(bird), _) => {
+                let route = bird.has_route("10.65.0.0/26", LIMIT).unwrap();
+                assert!(route.contains(&ours), "{route}");
+            }
+            (_, Some(frr)) => {
+                let route = frr.has_route("ipv4", "10.65.0.0/26", LIMIT);
+                assert!(route.to_string().contains(&ours), "{route}");
+            }
+            _ => unreachable!(),
+        }
+    }
 }

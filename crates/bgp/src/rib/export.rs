@@ -8,7 +8,7 @@ use crate::attributes::{
 use crate::config::{Drain, NextHop, ReflectMode, Role};
 use crate::policy::{Applied, Blocked, Policy};
 use crate::reason::NotAdvertised;
-use crate::wire::AsnWidth;
+use crate::wire::Format;
 use crate::wire::update::PeerKind;
 use lasthop_net::{Asn, Family, Prefix};
 use std::collections::BTreeSet;
@@ -22,7 +22,11 @@ pub(crate) struct View {
     pub(crate) our_v4: Option<Ipv4Addr>,
     pub(crate) our_v6: Option<Ipv6Addr>,
     pub(crate) families: BTreeSet<Family>,
-    pub(crate) width: AsnWidth,
+    pub(crate) format: Format,
+    /// IPv4 prefixes may have IPv6 next hops (RFC 8950).
+    pub(crate) extended_next_hop: bool,
+    /// Our address on the link we share (RFC 2545 section 3).
+    pub(crate) our_link_local: Option<Ipv6Addr>,
     pub(crate) policy: Policy,
     pub(crate) drain: Drain,
     /// Ours (RFC 9234).
@@ -107,8 +111,8 @@ impl View {
 
     fn our_address(&self, family: Family) -> Result<IpAddr, NotAdvertised> {
         let ours = match family {
-            Family::V4 => self.our_v4.map(IpAddr::from),
-            Family::V6 => self.our_v6.map(IpAddr::from),
+            Family::V4 if self.our_v4.is_some() || !self.extended_next_hop => self.our_v4.map(IpAddr::from),
+            _ => self.our_v6.or(self.our_link_local).map(IpAddr::from),
         };
         ours.ok_or(NotAdvertised::NoNextHop)
     }
@@ -148,11 +152,20 @@ pub(crate) fn export(
     let applied = judged.as_ref().map_err(|blocked| view.blocked(*blocked))?;
     let next_hop = match (view.kind, view.next_hop) {
         _ if source.is_none() => view.our_address(family)?,
+        // Nobody else is on that link.
+        _ if is_link_local(attributes.next_hop) => view.our_address(family)?,
         _ if reflected => attributes.next_hop,
         (_, NextHopRule::Keep) | (Kind::Internal(_), NextHopRule::Auto) => attributes.next_hop,
         _ => view.our_address(family)?,
     };
-    let mut out = Attributes { next_hop, link_local: None, ..attributes.clone() };
+    if family == Family::V4 && next_hop.is_ipv6() && !view.extended_next_hop {
+        return Err(NotAdvertised::ExtendedNextHop);
+    }
+    // Beside a global address of ours the one on the link we share.
+    let link_local = view
+        .our_link_local
+        .filter(|local| view.our_v6.map(IpAddr::from) == Some(next_hop) && IpAddr::from(*local) != next_hop);
+    let mut out = Attributes { next_hop, link_local, ..attributes.clone() };
     if view.kind.is_external() {
         // RFC 4271 section 5.1.4: a received MED goes to no other AS.
         out.med = attributes.med.filter(|_| source.is_none());
@@ -183,6 +196,10 @@ pub(crate) fn export(
         }
     }
     Ok(out)
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
 }
 
 /// RFC 1997; we are in no confederation, so its border is the AS's.

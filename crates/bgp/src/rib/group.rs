@@ -124,7 +124,7 @@ impl Group {
         }
         let exported = export((attributes, family), source, (&self.view, &judged), cluster_id);
         let result = exported.and_then(|exported| {
-            let block = AttributeBlock::encode(&exported, self.view.width);
+            let block = AttributeBlock::encode(&exported, family, self.view.format);
             if block.fits() { Ok(self.blocks.get(block)) } else { Err(NotAdvertised::TooLong) }
         });
         let attributes = Arc::clone(attributes);

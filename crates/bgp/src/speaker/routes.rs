@@ -12,8 +12,8 @@ use crate::rib::export::{Kind, View};
 use crate::rib::group::{Advert, Group, Hold, To};
 use crate::rib::table::{Entry, Freshness, Outcome, Path};
 use crate::wire::update::{PeerKind, Update};
-use crate::wire::{self, AttributeBlock, Refresh, end_of_rib, route_refresh};
-use lasthop_net::{Asn, Family, Prefix};
+use crate::wire::{self, AttributeBlock, Format, MAX_EXTENDED_LEN, MAX_LEN, Refresh, end_of_rib, route_refresh};
+use lasthop_net::{Asn, Family, Prefix, scoped};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -42,6 +42,7 @@ impl Speaker {
         }
         for (mut attributes, prefixes) in update.announced {
             self.mark_role(id, &mut attributes);
+            self.mark_link(id, &mut attributes);
             let told = self.attributes.get(attributes);
             let refusal = self.refusal(id, &told);
             for prefix in prefixes {
@@ -62,6 +63,15 @@ impl Speaker {
         if matches!(role, Some(Role::Customer | Role::Peer | Role::RouteServerClient)) {
             attributes.otc = attributes.otc.or(Some(peer.config.asn));
         }
+    }
+
+    /// A next hop on the link that we share with the peer says which link that is.
+    fn mark_link(&self, id: PeerId, attributes: &mut Attributes) {
+        let IpAddr::V6(hop) = attributes.next_hop else { return };
+        // Whoever sends one with a link of its own in it means nothing that we could know.
+        let plain = scoped::link_of(hop).0;
+        let link = self.peers.get(&id).and_then(|peer| peer.established()?.link);
+        attributes.next_hop = link.and_then(|link| scoped::on_link(plain, link)).unwrap_or(plain).into();
     }
 
     /// What the import policy makes of a path that a peer told us, and why it is not used if it is not.
@@ -272,10 +282,12 @@ impl Speaker {
             Some(IpAddr::V4(address)) => Some(*address),
             _ => None,
         });
-        let v6 = addresses.iter().find_map(|a| match a {
-            Some(IpAddr::V6(address)) => Some(*address),
-            _ => None,
-        });
+        let v6 = |on_link: bool| {
+            addresses.iter().find_map(|a| match a {
+                Some(IpAddr::V6(address)) if address.is_unicast_link_local() == on_link => Some(*address),
+                _ => None,
+            })
+        };
         Some(View {
             kind: match connection.kind() {
                 PeerKind::Internal => Kind::Internal(config.reflect.into()),
@@ -283,9 +295,14 @@ impl Speaker {
             },
             next_hop: config.next_hop.into(),
             our_v4: config.next_hop_v4.or(v4),
-            our_v6: config.next_hop_v6.or(v6),
+            our_v6: config.next_hop_v6.or_else(|| v6(false)),
+            our_link_local: v6(true),
+            extended_next_hop: agreed.extended_next_hop,
             families: agreed.families.clone(),
-            width: agreed.width,
+            format: Format {
+                width: agreed.width,
+                longest: if agreed.extended_message { MAX_EXTENDED_LEN } else { MAX_LEN },
+            },
             policy: config.export.clone(),
             drain: self.config.drain,
             role: config.role.filter(|_| connection.kind() == PeerKind::External),

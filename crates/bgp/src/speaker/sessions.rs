@@ -130,12 +130,16 @@ impl Speaker {
 
     pub(super) fn accepted(&mut self, now: Instant, conn: ConnId, (from, local): (IpAddr, IpAddr)) {
         let local = local.to_canonical();
+        let plain = match local {
+            IpAddr::V6(local) => lasthop_net::scoped::link_of(local).0.into(),
+            local => local,
+        };
         let id = self.by_address.get(&from.to_canonical()).copied();
         let Some((id, peer)) = id.and_then(|id| Some((id, self.peers.get(&id)?))) else {
             self.outputs.push_back(Output::Close { conn });
             return;
         };
-        let elsewhere = peer.config.local_address.is_some_and(|ours| ours != local);
+        let elsewhere = peer.config.local_address.is_some_and(|ours| ours != plain);
         // RFC 4724 section 5: a peer that does graceful restart may come back before we noticed that it went.
         let busy = peer.established().is_some_and(|c| c.agreed().is_none_or(|a| a.graceful_restart.is_none()));
         let unwanted = peer.is_barred(now);

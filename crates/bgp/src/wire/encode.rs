@@ -14,18 +14,29 @@ pub(crate) enum AsnWidth {
     Four,
 }
 
+/// What attributes are encoded for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Format {
+    pub(crate) width: AsnWidth,
+    /// The longest message the peer takes; used only where attributes do not fit into a usual one.
+    pub(crate) longest: usize,
+}
+
 /// Encoded attributes, all but MP_REACH_NLRI.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct AttributeBlock {
+    /// Of the prefixes that it is for.
+    family: Family,
+    longest: usize,
     pub(crate) next_hop: IpAddr,
     link_local: Option<Ipv6Addr>,
-    /// In ascending order of type; with NEXT_HOP if it is IPv4.
+    /// In ascending order of type; with NEXT_HOP if it and the prefixes are IPv4.
     octets: Box<[u8]>,
 }
 
 impl AttributeBlock {
     /// Encodes attributes as they are to be sent.
-    pub(crate) fn encode(attributes: &Attributes, width: AsnWidth) -> Self {
+    pub(crate) fn encode(attributes: &Attributes, family: Family, Format { width, longest }: Format) -> Self {
         let mut out = Vec::with_capacity(64);
         put(&mut out, TRANSITIVE, code::ORIGIN, &[attributes.origin as u8]);
         let two_octets = width == AsnWidth::Two;
@@ -70,17 +81,20 @@ impl AttributeBlock {
         for unknown in &attributes.unknown {
             put(&mut out, OPTIONAL | TRANSITIVE | PARTIAL, unknown.kind, &unknown.value);
         }
-        Self { next_hop: attributes.next_hop, link_local: attributes.link_local, octets: out.into() }
+        let (next_hop, link_local) = (attributes.next_hop, attributes.link_local);
+        Self { family, longest, next_hop, link_local, octets: out.into() }
     }
 
     /// How many octets of prefixes fit into a message beside these attributes.
     fn room(&self) -> usize {
-        // Lengths of withdrawn routes and attributes; for IPv6 an MP_REACH_NLRI header of 4 + 4, next hop, reserved.
+        // Lengths of withdrawn routes and attributes; MP_REACH_NLRI has a header of 4 + 4, next hop, reserved.
         let reach = match self.next_hop {
             IpAddr::V4(_) => 0,
             IpAddr::V6(_) => 4 + 4 + self.hop_len() + 1,
         };
-        MAX_LEN.saturating_sub(HEADER_LEN + 4 + self.octets.len() + reach)
+        let taken = HEADER_LEN + 4 + self.octets.len() + reach;
+        let usual = MAX_LEN.saturating_sub(taken);
+        if usual >= LONGEST_PREFIX { usual } else { self.longest.saturating_sub(taken) }
     }
 
     fn hop_len(&self) -> usize {
@@ -89,9 +103,12 @@ impl AttributeBlock {
 
     /// Whether any prefix fits beside these attributes.
     pub(crate) fn fits(&self) -> bool {
-        self.room() >= 17
+        self.room() >= LONGEST_PREFIX
     }
 }
+
+/// Octets of an IPv6 host route with its length.
+const LONGEST_PREFIX: usize = 17;
 
 fn is_wide(asn: Asn) -> bool {
     asn.0 > u32::from(u16::MAX)
@@ -148,7 +165,7 @@ fn runs(prefixes: &[Prefix], room: usize, mut take: impl FnMut(&[u8])) {
     }
 }
 
-/// UPDATEs that announce prefixes of the next hop's family. Nothing if the attributes alone fill a message.
+/// UPDATEs that announce prefixes of the block's family. Nothing if the attributes alone fill a message.
 pub(crate) fn pack_reach(block: &AttributeBlock, prefixes: &[Prefix]) -> Vec<Vec<u8>> {
     let mut messages = Vec::new();
     if !block.fits() {
@@ -168,7 +185,7 @@ pub(crate) fn pack_reach(block: &AttributeBlock, prefixes: &[Prefix]) -> Vec<Vec
                 // RFC 7606 section 5.1: MP_REACH_NLRI first.
                 body.extend([OPTIONAL | EXTENDED_LENGTH, code::MP_REACH]);
                 body.extend(len16(value));
-                body.extend(afi(Family::V6).to_be_bytes());
+                body.extend(afi(block.family).to_be_bytes());
                 body.extend([1, u8::try_from(block.hop_len()).unwrap_or(0)]);
                 body.extend(hop.octets());
                 body.extend(block.link_local.iter().flat_map(Ipv6Addr::octets));

@@ -15,7 +15,7 @@ pub(crate) mod open;
 mod tests;
 pub(crate) mod update;
 
-pub(crate) use encode::{AsnWidth, AttributeBlock, end_of_rib, keepalive, pack_reach, pack_withdraw};
+pub(crate) use encode::{AsnWidth, AttributeBlock, Format, end_of_rib, keepalive, pack_reach, pack_withdraw};
 pub(crate) use error::{Outcome, WireError};
 pub(crate) use notification::Notification;
 
@@ -146,7 +146,7 @@ pub(crate) fn decode_any(bytes: &[u8]) -> usize {
     let families = Family::ALL.into();
     let mut whole = 0;
     for (kind, asn4) in [(PeerKind::Internal, true), (PeerKind::External, false)] {
-        let context = Context { kind, asn4, families: &families };
+        let context = Context { kind, asn4, families: &families, extended_next_hop: asn4 };
         let mut rest = bytes;
         while let Ok(Framed::Message(kind, body, taken)) = split(rest, MAX_EXTENDED_LEN) {
             rest = rest.get(taken..).unwrap_or_default();

@@ -62,12 +62,17 @@ fn prefixes(family: Family) -> impl Strategy<Value = Vec<Prefix>> {
     })
 }
 
+fn usual(width: AsnWidth) -> Format {
+    Format { width, longest: MAX_LEN }
+}
+
 fn decoded(messages: &[Vec<u8>], width: AsnWidth) -> Vec<Update> {
     let families = Family::ALL.into();
-    let context = Context { kind: PeerKind::Internal, asn4: width == AsnWidth::Four, families: &families };
+    let asn4 = width == AsnWidth::Four;
+    let context = Context { kind: PeerKind::Internal, asn4, families: &families, extended_next_hop: true };
     messages
         .iter()
-        .map(|message| match split(message, MAX_LEN) {
+        .map(|message| match split(message, MAX_EXTENDED_LEN) {
             Ok(Framed::Message(MessageType::Update, body, taken)) if taken == message.len() => {
                 Update::parse(body, &context).unwrap()
             }
@@ -81,11 +86,13 @@ proptest! {
     fn announcements_survive_encoding_and_fill_messages(
         attributes in attributes(),
         (v4, v6) in (prefixes(Family::V4), prefixes(Family::V6)),
-        wide: bool,
+        (wide, over) in any::<(bool, bool)>(),
     ) {
         let width = if wide { AsnWidth::Four } else { AsnWidth::Two };
-        let prefixes = if attributes.next_hop.is_ipv4() { v4 } else { v6 };
-        let messages = pack_reach(&AttributeBlock::encode(&attributes, width), &prefixes);
+        // IPv4 over an IPv6 next hop now and then (RFC 8950).
+        let (family, prefixes) =
+            if over || attributes.next_hop.is_ipv4() { (Family::V4, v4) } else { (Family::V6, v6) };
+        let messages = pack_reach(&AttributeBlock::encode(&attributes, family, usual(width)), &prefixes);
         let mut got = Vec::new();
         for update in decoded(&messages, width) {
             prop_assert!(update.problems.is_empty() && update.withdrawn.is_empty() && update.end_of_rib.is_none());
@@ -160,6 +167,21 @@ proptest! {
 }
 
 #[test]
+fn attributes_that_fill_a_message_go_in_a_longer_one_where_the_peer_takes_it() {
+    let mut attributes = Attributes::bare([10, 0, 0, 7].into());
+    attributes.local_pref = Some(100);
+    attributes.communities = (0..15_000).collect();
+    let prefixes: Vec<Prefix> = vec!["10.65.0.0/26".parse().unwrap(), "10.65.0.64/26".parse().unwrap()];
+    let block = |longest| AttributeBlock::encode(&attributes, Family::V4, Format { width: AsnWidth::Four, longest });
+    assert!(!block(MAX_LEN).fits() && pack_reach(&block(MAX_LEN), &prefixes).is_empty());
+    let messages = pack_reach(&block(MAX_EXTENDED_LEN), &prefixes);
+    let [message] = &messages[..] else { panic!("{} messages", messages.len()) };
+    assert!(message.len() > 60_000);
+    let updates = decoded(&messages, AsnWidth::Four);
+    assert_eq!(updates[0].announced, [(attributes.clone(), prefixes)]);
+}
+
+#[test]
 fn end_of_rib_is_known_as_such_for_each_family() {
     for family in Family::ALL {
         let updates = decoded(&[end_of_rib(family)], AsnWidth::Four);
@@ -189,9 +211,9 @@ fn seeds() -> Vec<Vec<u8>> {
     let v6: Vec<Prefix> = ["fd00::/64", "::/0", "fd65::1/128"].map(|p| p.parse().unwrap()).to_vec();
     let mut seeds = Vec::new();
     for width in [AsnWidth::Two, AsnWidth::Four] {
-        seeds.extend(pack_reach(&AttributeBlock::encode(&attributes, width), &v4));
+        seeds.extend(pack_reach(&AttributeBlock::encode(&attributes, Family::V4, usual(width)), &v4));
         let six = Attributes { next_hop: "fd00::7".parse().unwrap(), ..attributes.clone() };
-        seeds.extend(pack_reach(&AttributeBlock::encode(&six, width), &v6));
+        seeds.extend(pack_reach(&AttributeBlock::encode(&six, Family::V6, usual(width)), &v6));
     }
     seeds.extend(pack_withdraw(Family::V4, &v4));
     seeds.extend(pack_withdraw(Family::V6, &v6));

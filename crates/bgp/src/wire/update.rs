@@ -21,6 +21,8 @@ pub(crate) struct Context<'a> {
     pub(crate) kind: PeerKind,
     pub(crate) asn4: bool,
     pub(crate) families: &'a BTreeSet<Family>,
+    /// IPv4 prefixes may have IPv6 next hops (RFC 8950).
+    pub(crate) extended_next_hop: bool,
 }
 
 /// What an UPDATE says, after RFC 7606 was applied to it. Families that were not negotiated are left out.
@@ -116,7 +118,7 @@ impl Walk {
             let judged = match (found.kind, judged) {
                 // Their prefixes are needed even when the flags are wrong.
                 (code::MP_REACH, judged) => {
-                    walk.reach = reach(&found)?;
+                    walk.reach = reach(&found, context)?;
                     if let Some(reach) = walk.reach.as_ref().filter(|reach| !usable(reach.next_hop)) {
                         let reason = format!("next hop {} is no host's address", reach.next_hop);
                         walk.problems.push(found.withdraw(reason));
@@ -224,7 +226,7 @@ fn next<'a>(cursor: &mut Cursor<'a>) -> Result<Found<'a>, Short> {
 }
 
 /// RFC 4760 section 3, RFC 2545 section 3. `None` for a family that is not ours.
-fn reach(found: &Found<'_>) -> Result<Option<Reach>, WireError> {
+fn reach(found: &Found<'_>, context: &Context<'_>) -> Result<Option<Reach>, WireError> {
     let mut value = found.value;
     let short = |_: Short| found.reset(9, format!("{} octets are too few", found.value.len()));
     let (afi, safi, len) = (value.u16().map_err(short)?, value.u8().map_err(short)?, value.u8().map_err(short)?);
@@ -232,13 +234,14 @@ fn reach(found: &Found<'_>) -> Result<Option<Reach>, WireError> {
     value.u8().map_err(short)?;
     let Some(family) = family_of(afi, safi) else { return Ok(None) };
     let wrong = |_: Short| found.reset(9, format!("next hop of {len} octets for {family}"));
+    let six = family == Family::V6 || context.extended_next_hop;
     let (next_hop, link_local) = match (family, len) {
         (Family::V4, 4) => (IpAddr::from(hop.array::<4>().map_err(wrong)?), None),
-        (Family::V6, 16) => (IpAddr::from(hop.array::<16>().map_err(wrong)?), None),
-        (Family::V6, 32) => {
+        (_, 16) if six => (IpAddr::from(hop.array::<16>().map_err(wrong)?), None),
+        (_, 32) if six => {
             let (global, local) = (hop.array::<16>().map_err(wrong)?, hop.array::<16>().map_err(wrong)?);
             let (global, local) = (Ipv6Addr::from(global), Ipv6Addr::from(local));
-            if global.is_unspecified() { (local.into(), None) } else { (global.into(), Some(local)) }
+            if global.is_unspecified() || global == local { (local.into(), None) } else { (global.into(), Some(local)) }
         }
         _ => return Err(wrong(Short { offset: 0 })),
     };

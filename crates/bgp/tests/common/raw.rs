@@ -156,8 +156,9 @@ impl Seen {
         let mut new = prefixes(nlri, Family::V4);
         let reach = found.get(&14).map(|(_, value)| value.clone());
         if let Some(value) = reach {
-            assert_eq!(value[..3], [0, 2, 1]);
-            new.extend(prefixes(&value[5 + usize::from(value[3])..], Family::V6));
+            let family = if value[1] == 1 { Family::V4 } else { Family::V6 };
+            assert_eq!((value[0], value[2]), (0, 1));
+            new.extend(prefixes(&value[5 + usize::from(value[3])..], family));
         }
         let unreach = found.get(&15).map(|(_, value)| value.clone());
         if let Some(value) = &unreach {

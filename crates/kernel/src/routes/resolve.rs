@@ -4,7 +4,7 @@ use super::message::{RTMSG, RouteEntry};
 use super::nexthop::Egress;
 use crate::link::{Admin, Links, family_number};
 use crate::netlink::{Message, Socket};
-use lasthop_net::{Family, IfName};
+use lasthop_net::{Family, IfIndex, IfName, scoped};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -15,8 +15,12 @@ pub(super) fn resolve<V>(
     links: &Links,
     workloads: &BTreeMap<IfName, V>,
 ) -> Result<Egress, String> {
-    if matches!(next_hop, IpAddr::V6(a) if a.is_unicast_link_local()) {
-        return Err("a link-local address does not say by which link".to_owned());
+    if let IpAddr::V6(address) = next_hop
+        && address.is_unicast_link_local()
+    {
+        let (gateway, link) = scoped::link_of(address);
+        let link = link.ok_or("a link-local address does not say by which link")?;
+        return on_link(gateway.into(), link, (links, workloads));
     }
     let route = lookup(socket, next_hop, libc::RTM_F_FIB_MATCH)?;
     if route.protocol.is_ours() {
@@ -30,6 +34,14 @@ pub(super) fn resolve<V>(
     // A route through somebody's next hop object does not say where it leads; a full lookup does.
     let route = if route.link.is_none() { lookup(socket, next_hop, 0)? } else { route };
     let link = route.link.ok_or("the route to it has no link")?;
+    on_link(route.gateway.unwrap_or(next_hop), link, (links, workloads))
+}
+
+fn on_link<V>(
+    gateway: IpAddr,
+    link: IfIndex,
+    (links, workloads): (&Links, &BTreeMap<IfName, V>),
+) -> Result<Egress, String> {
     let state = links.by_index(link).ok_or_else(|| format!("the route to it goes by link {link}, which is gone"))?;
     if workloads.contains_key(&state.name) || state.is_marked() {
         return Err(format!("the route to it goes by workload link {}", state.name));
@@ -38,7 +50,7 @@ pub(super) fn resolve<V>(
         let what = if state.admin == Admin::Up { "has no carrier" } else { "is down" };
         return Err(format!("link {} {what}", state.name));
     }
-    Ok(Egress { gateway: route.gateway.unwrap_or(next_hop), link })
+    Ok(Egress { gateway, link })
 }
 
 fn lookup(socket: &mut Socket, address: IpAddr, flags: libc::c_uint) -> Result<RouteEntry, String> {
