@@ -77,6 +77,15 @@ impl StoreFlags {
     }
 }
 
+/// How many requests are on their way at once: enough for the store to write many together.
+const IN_FLIGHT: usize = 64;
+
+/// Does something with each item, many at a time; the results in order.
+pub(crate) async fn each<T, F: Future>(items: impl IntoIterator<Item = T>, work: impl Fn(T) -> F) -> Vec<F::Output> {
+    use futures_util::stream::{StreamExt, iter};
+    iter(items).map(work).buffered(IN_FLIGHT).collect().await
+}
+
 impl Context {
     /// With the configuration file that was named, if one was.
     pub(crate) fn new(config: Option<PathBuf>) -> Self {

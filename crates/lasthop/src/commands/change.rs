@@ -1,7 +1,7 @@
 //! `lasthop apply`, `create` and `replace`: documents into the store. Everything is checked before the first write.
 
 use super::rollout;
-use crate::connect::{Context, StoreFlags};
+use crate::connect::{Context, StoreFlags, each};
 use crate::documents::{Document, Sources};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{Deed, Done, Format, Output, deeds};
@@ -167,8 +167,9 @@ impl Step {
 async fn plan(store: &dyn Store, verb: Verb, documents: Vec<Document>) -> Result<Vec<Step>, Failure> {
     let mut steps = Vec::new();
     let mut wrong = Vec::new();
-    for document in documents {
-        let stored = match store.get(&document.key).await {
+    let stored = each(&documents, |document| store.get(&document.key)).await;
+    for (document, stored) in documents.into_iter().zip(stored) {
+        let stored = match stored {
             Ok(stored) => Some(stored),
             Err(Error::NotFound(_)) => None,
             Err(error) => return Err(error.into()),

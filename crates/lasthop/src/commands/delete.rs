@@ -1,7 +1,7 @@
 //! `lasthop delete`: resources out of the store, by name or by document.
 
 use super::change::finish;
-use crate::connect::{Context, StoreFlags};
+use crate::connect::{Context, StoreFlags, each};
 use crate::documents::Sources;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{Deed, Done, Output};
@@ -74,8 +74,9 @@ pub(crate) fn run(context: &Context, args: Args) -> Outcome {
 async fn present(store: &dyn Store, keys: Vec<Key>, lenient: bool) -> Result<Vec<Key>, Failure> {
     let mut there = Vec::new();
     let mut missing = Vec::new();
-    for key in keys {
-        match store.get(&key).await {
+    let stored = each(&keys, |key| store.get(key)).await;
+    for (key, stored) in keys.iter().cloned().zip(stored) {
+        match stored {
             Ok(_) => there.push(key),
             Err(Error::NotFound(_)) if lenient => {}
             Err(Error::NotFound(_)) => {
@@ -113,12 +114,16 @@ async fn check_tiers(store: &dyn Store, going: &[Key]) -> Result<(), Failure> {
 
 async fn delete(store: &dyn Store, keys: &[Key]) -> (Vec<Done>, Vec<Failure>) {
     let (mut done, mut failed) = (Vec::new(), Vec::new());
-    for key in keys {
-        match store.delete(key, Expect::Any).await {
-            Ok(stored) => done.push(Done::new(key, Deed::Deleted, Some(stored.revision.0))),
-            // Somebody else was faster: it is gone.
-            Err(Error::NotFound(_)) => {}
-            Err(error) => failed.push(error.into()),
+    // What is of one kind goes together; one kind after the other, as they were named.
+    for alike in keys.chunk_by(|one, next| one.kind == next.kind) {
+        let results = each(alike, |key| store.delete(key, Expect::Any)).await;
+        for (key, result) in alike.iter().zip(results) {
+            match result {
+                Ok(stored) => done.push(Done::new(key, Deed::Deleted, Some(stored.revision.0))),
+                // Somebody else was faster: it is gone.
+                Err(Error::NotFound(_)) => {}
+                Err(error) => failed.push(error.into()),
+            }
         }
     }
     (done, failed)
