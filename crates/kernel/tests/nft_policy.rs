@@ -764,6 +764,15 @@ fn rules_count_and_denied_packets_are_told() {
         assert_eq!((denied.by, denied.packet), (Decider::Tier("t".into()), Some(packet)));
         assert!(denied.from_link.is_some());
     }
+    // A flood is counted whole and told in part.
+    for _ in 0..200 {
+        lab.traffic.send(&packet);
+    }
+    assert_eq!(lab.traffic.arrived(Duration::from_millis(200)).len(), 0);
+    let counters = nft.policy_counters().expect("counters");
+    assert_eq!(counters.get(&Decider::Tier("t".into())).map(|(packets, _)| *packets), Some(205), "{counters:?}");
+    let told = drops.receive().expect("no overrun").len();
+    assert!((1..150).contains(&told), "{told} of 200 are told");
 }
 
 #[test]

@@ -12,8 +12,9 @@
 //!   everybody. So the depth of jumps is the same for any number of tiers (the kernel allows 16, and counts goto, too).
 //! * A chain is named by its content as the kernel shows it: reading one back shows whether it is right, nothing in it
 //!   is ever changed, and what is no longer referred to is deleted.
-//! * Every rule that decides has a counter and, as the first word of its comment, a [`Decider`]. Denied packets are also
-//!   offered to the NFLOG group [`DENIED_GROUP`]; nobody listening, that costs a look at an empty table.
+//! * Every rule that decides has a counter and, as the first word of its comment, a [`Decider`]. Some of the packets that a
+//!   rule denies ([`DENIED_RATE`]) are also offered to the NFLOG group [`DENIED_GROUP`]: in a chain of its own, since a limit
+//!   that is reached ends the rule that it stands in.
 
 use super::matching::{Constants, Matcher, UnknownSet};
 use super::verdict::Decider;
@@ -28,6 +29,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// The NFLOG group to which denied packets are offered. Their prefix is a [`Decider`].
 pub const DENIED_GROUP: u16 = 76;
+/// How many denied packets each rule offers: so many a second, and so many at once. No setting says so.
+const DENIED_RATE: (u64, u32) = (10, 20);
 /// Longest comment: half of what the kernel keeps.
 const COMMENT: usize = 120;
 
@@ -94,7 +97,7 @@ pub(in crate::nft) fn chain_name(kind: &str, rules: &Vec<Rule>) -> String {
 /// Whether a chain of this name is one of those made here, and if so, whether it holds what its name says.
 pub(in crate::nft) fn is_intact(name: &str, rules: &Vec<Rule>) -> Option<bool> {
     let (kind, _) = name.split_once('-')?;
-    matches!(kind, "stack" | "tier" | "program").then(|| chain_name(kind, rules) == name)
+    matches!(kind, "stack" | "tier" | "program" | "denial").then(|| chain_name(kind, rules) == name)
 }
 
 impl Renderer<'_> {
@@ -165,7 +168,7 @@ impl Renderer<'_> {
     }
 
     /// What happens to a packet that matches a rule.
-    fn action(&self, action: Action, program: &Program, decider: &Decider) -> Vec<Expr> {
+    fn action(&mut self, action: Action, program: &Program, decider: &Decider) -> Vec<Expr> {
         let mut exprs = vec![Expr::Counter];
         match (program.force, action) {
             (Force::Staged, Action::Log) => {}
@@ -200,17 +203,20 @@ impl Renderer<'_> {
         }
     }
 
-    fn deny(&self, decider: &Decider) -> Rule {
+    fn deny(&mut self, decider: &Decider) -> Rule {
         rule(&decider.to_string(), self.denial(decider))
     }
 
-    fn denial(&self, decider: &Decider) -> Vec<Expr> {
+    fn denial(&mut self, decider: &Decider) -> Vec<Expr> {
         let verdict = match (self.policy.deny, self.stage) {
             (DenyAction::Reject, Stage::Filter) => Verdict::Goto(REFUSE.to_owned()),
             _ => Verdict::Drop,
         };
         let prefix = comment(&decider.to_string());
-        vec![Expr::Counter, Expr::Log { group: DENIED_GROUP, prefix }, Expr::Verdict(verdict)]
+        let (rate, burst) = DENIED_RATE;
+        let offer = vec![Expr::Limit { rate, seconds: 1, burst }, Expr::Log { group: DENIED_GROUP, prefix }];
+        let chain = self.chain("denial", vec![rule("offer", offer), rule("deny", vec![Expr::Verdict(verdict)])]);
+        vec![Expr::Counter, Expr::Verdict(Verdict::Goto(chain))]
     }
 }
 
