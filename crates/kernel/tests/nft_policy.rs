@@ -678,11 +678,11 @@ fn what_the_kernel_refuses_closes_what_needs_it_and_nothing_else() {
     let mut random = Random(9);
     let good = edited(&mut random, 1);
     let mut both = good.clone();
-    // Far more sets than one rule of nftables can hold: 4,096 bytes of expressions.
-    let many: BTreeSet<SetId> = (0..200).map(|number| SetId(Digest::of(&(number, 4_711)))).collect();
-    for id in &many {
-        both.sets.insert(*id, Set { kind: SetKind::Addresses, members: BTreeSet::new() });
-    }
+    // Somebody else's set by the name of ours, of another type.
+    let taken = SetId(Digest::of(&4_711));
+    both.sets.insert(taken, Set { kind: SetKind::Addresses, members: BTreeSet::new() });
+    lab.host.sh(&format!("nft add set inet lasthop hosts4-{} '{{ type inet_service; }}'", taken.0));
+    nft.read_back().expect("read back");
     let bad = Program {
         owner: Owner::Profile("bad".into()),
         direction: Direction::Egress,
@@ -694,7 +694,7 @@ fn what_the_kernel_refuses_closes_what_needs_it_and_nothing_else() {
             not_protocol: None,
             icmp: None,
             not_icmp: None,
-            source: Side { not_within: many, ..Side::default() },
+            source: Side { not_within: BTreeSet::from([taken]), ..Side::default() },
             destination: Side::default(),
         }],
     };
@@ -730,6 +730,8 @@ fn what_the_kernel_refuses_closes_what_needs_it_and_nothing_else() {
     lab.forget_connections();
     let number = lab.traffic.send(&packet(1));
     assert!(!lab.traffic.arrived(Duration::from_millis(200)).contains(&number), "closed");
+    lab.host.sh(&format!("nft delete set inet lasthop hosts4-{}", taken.0));
+    nft.read_back().expect("read back");
     all_done(&nft.sync_policy(&good, PolicyScope::All));
     let number = lab.traffic.send(&packet(1));
     assert!(lab.traffic.arrived(Duration::from_millis(200)).contains(&number), "open again");

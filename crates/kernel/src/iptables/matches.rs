@@ -4,7 +4,7 @@
 //!   number or in sets, protocols that have ports) is one line each, with the same target.
 //! * More than one prefix is a set, so there is no limit to them and "none of these" is one match.
 //! * "None of these ports" of whatever protocol cannot be said in one line: it is a chain of its own that leaves again
-//!   for each of them ([`Line::unless`]).
+//!   for each of them ([`Line::unless`]). So is what is more than a line takes.
 
 use super::sets::{self, Element, Kind, Spec};
 use lasthop_net::{Family, Prefix};
@@ -14,6 +14,8 @@ use std::fmt::Write;
 
 /// Ports that `multiport` takes; a range counts twice (`XT_MULTI_PORTS`).
 const SLOTS: usize = 15;
+/// Matches in one line: it takes 255 words in all (`MAX_ARGC`), and with nftables underneath 4,096 bytes.
+const MATCHES: usize = 16;
 /// Protocols with ports: TCP, UDP, SCTP, UDPLite.
 const WITH_PORTS: [u8; 4] = [6, 17, 132, 136];
 
@@ -82,12 +84,40 @@ pub(super) fn lines(rule: &Rule, context: &mut Context<'_>) -> Result<Vec<Line>,
                     for (side, way) in [(&rule.source, SOURCE), (&rule.destination, DESTINATION)] {
                         excluded_ports(side.not_ports.as_ref(), (protocol, way), context, &mut line)?;
                     }
-                    lines.push(line);
+                    lines.push(line.shortened());
                 }
             }
         }
     }
     Ok(lines)
+}
+
+impl Line {
+    /// The same with no more matches than a line takes: what is above is an exception by its opposite.
+    fn shortened(mut self) -> Self {
+        const MATCH: &str = " -m ";
+        if self.matches.matches(MATCH).count() <= MATCHES {
+            return self;
+        }
+        let text = std::mem::take(&mut self.matches);
+        let mut clauses = text.split(MATCH);
+        clauses.next().unwrap_or_default().clone_into(&mut self.matches);
+        let protocol = self.matches.find(" -p ").map(|at| self.matches[at..].to_owned()).unwrap_or_default();
+        for (index, clause) in clauses.enumerate() {
+            let opposite = match clause.split_once(' ') {
+                Some((module @ ("set" | "multiport"), asked)) if index >= MATCHES => match asked.strip_prefix("! ") {
+                    Some(asked) => Some(format!("{MATCH}{module} {asked}")),
+                    None => Some(format!("{MATCH}{module} ! {asked}")),
+                },
+                _ => None,
+            };
+            match opposite {
+                Some(opposite) => self.unless.push(format!("{protocol}{opposite}")),
+                None => self.matches.extend([MATCH, clause]),
+            }
+        }
+        self
+    }
 }
 
 /// Whether any packet can match.

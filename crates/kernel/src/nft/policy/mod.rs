@@ -16,6 +16,7 @@ mod content;
 mod matching;
 mod read;
 mod render;
+mod split;
 mod unit;
 mod verdict;
 

@@ -22,7 +22,7 @@ pub(in crate::nft) fn is_policy(name: &str) -> bool {
 }
 
 fn is_chain(name: &str) -> bool {
-    matches!(name.split_once('-'), Some(("stack" | "tier" | "program" | "denial", digest)) if verdict::digest(digest).is_some())
+    matches!(name.split_once('-'), Some(("stack" | "tier" | "program" | "denial" | "part", digest)) if verdict::digest(digest).is_some())
 }
 
 /// The kind and family of a set of members.

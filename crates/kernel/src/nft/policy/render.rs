@@ -12,11 +12,14 @@
 //!   everybody. So the depth of jumps is the same for any number of tiers (the kernel allows 16, and counts goto, too).
 //! * A chain is named by its content as the kernel shows it: reading one back shows whether it is right, nothing in it
 //!   is ever changed, and what is no longer referred to is deleted.
+//! * A rule that is too large for the kernel goes on in a chain of its own (`part`), see [`super::split`]; if it returns, so
+//!   does what follows it.
 //! * Every rule that decides has a counter and, as the first word of its comment, a [`Decider`]. Some of the packets that a
 //!   rule denies ([`DENIED_RATE`]) are also offered to the NFLOG group [`DENIED_GROUP`]: in a chain of its own, since a limit
 //!   that is reached ends the rule that it stands in.
 
 use super::matching::{Constants, Matcher, UnknownSet};
+use super::split::{self, Parts};
 use super::verdict::Decider;
 use crate::nft::expr::{Expr, Meta, Reg, Verdict};
 use crate::nft::ruleset::Rule;
@@ -97,16 +100,41 @@ pub(in crate::nft) fn chain_name(kind: &str, rules: &Vec<Rule>) -> String {
 /// Whether a chain of this name is one of those made here, and if so, whether it holds what its name says.
 pub(in crate::nft) fn is_intact(name: &str, rules: &Vec<Rule>) -> Option<bool> {
     let (kind, _) = name.split_once('-')?;
-    matches!(kind, "stack" | "tier" | "program" | "denial").then(|| chain_name(kind, rules) == name)
+    matches!(kind, "stack" | "tier" | "program" | "denial" | "part").then(|| chain_name(kind, rules) == name)
 }
 
 impl Renderer<'_> {
     fn chain(&mut self, kind: &str, rules: Vec<Rule>) -> String {
+        let rules = self.divide(rules);
         let name = chain_name(kind, &rules);
         if !self.rendered.chains.iter().any(|(known, _)| *known == name) {
             self.rendered.chains.push((name.clone(), rules));
         }
         name
+    }
+
+    /// Rules that the kernel takes, for rules some of which may be too large.
+    fn divide(&mut self, rules: Vec<Rule>) -> Vec<Rule> {
+        let mut divided = Vec::with_capacity(rules.len());
+        let mut rules = rules.into_iter();
+        while let Some(rule) = rules.next() {
+            let Some(Parts { front, unless, then }) = split::parts(&rule) else {
+                divided.push(rule);
+                continue;
+            };
+            // Whoever is gone to returns for its caller, so what follows such a rule is gone to as well.
+            let returns = then.last() == Some(&Expr::Verdict(Verdict::Return));
+            let after: Vec<Rule> = if returns { rules.by_ref().collect() } else { Vec::new() };
+            let otherwise = if after.is_empty() { Verdict::Return } else { Verdict::Goto(self.chain("part", after)) };
+            let verdict =
+                |exprs: &[Expr], verdict: Verdict| self::rule("-", [exprs, &[Expr::Verdict(verdict)]].concat());
+            let mut part: Vec<Rule> = unless.iter().map(|exprs| verdict(exprs, otherwise.clone())).collect();
+            part.push(Rule { id: rule.id, exprs: then });
+            let part = self.chain("part", part);
+            divided.push(verdict(&front, if returns { Verdict::Goto(part) } else { Verdict::Jump(part) }));
+            divided.extend((otherwise != Verdict::Return).then(|| verdict(&[], otherwise)));
+        }
+        divided
     }
 
     fn stack(&mut self, stack: &Stack) -> Result<Vec<Rule>, Unrenderable> {
