@@ -7,7 +7,7 @@
 
 use crate::document::Document;
 use crate::run::{Agent, Known, Look};
-use lasthop_model::{Key, Kind, Resource, Rollout, RolloutReport};
+use lasthop_model::{Key, Kind, NodeName, Resource, Rollout, RolloutReport};
 use lasthop_store::{rollout, unstamped};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -79,6 +79,11 @@ impl Rollouts {
 /// Whether a kind is of rollouts.
 pub(crate) fn concerns(kind: Kind) -> bool {
     matches!(kind, Kind::Rollout | Kind::RolloutReport)
+}
+
+/// Whether a resource is another host's report: only who waits reads it, so it is not kept here.
+pub(crate) fn is_of_another(key: &Key, node: &NodeName) -> bool {
+    key.kind == Kind::RolloutReport && key.name.split_once('.').is_none_or(|(_, of)| of != node.as_str())
 }
 
 impl Agent {
@@ -166,6 +171,21 @@ mod tests {
 
     fn tier(order: u64) -> Value {
         json!({"apiVersion": "projectcalico.org/v3", "kind": "Tier", "metadata": {"name": "a"}, "spec": {"order": order}})
+    }
+
+    #[test]
+    fn only_reports_of_this_host_are_kept() {
+        for (kind, name, node, theirs) in [
+            (Kind::RolloutReport, "r1.h1", "h1", false),
+            (Kind::RolloutReport, "r1.a.h1", "a.h1", false),
+            (Kind::RolloutReport, "r1.h2", "h1", true),
+            (Kind::RolloutReport, "r1.a.h1", "h1", true),
+            (Kind::Rollout, "r1", "h1", false),
+            (Kind::Tier, "r1.h2", "h1", false),
+        ] {
+            let key = Key { kind, namespace: None, name: name.into() };
+            assert_eq!(is_of_another(&key, &node.parse().unwrap()), theirs, "{key} at {node}");
+        }
     }
 
     #[test]

@@ -367,6 +367,7 @@ impl Agent {
     fn take(&mut self, update: Update) {
         match update {
             Update::Begin => self.snapshot.begin(),
+            Update::Put(stored) if rollouts::is_of_another(&stored.key, &self.config.node) => {}
             Update::Put(stored) => {
                 let document = Document::from(&stored.document);
                 if self.snapshot.put(stored.key.clone(), document.clone()) == News::Changed {

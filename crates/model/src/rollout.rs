@@ -100,6 +100,23 @@ mod tests {
     }
 
     #[test]
+    fn a_report_is_named_by_its_rollout_and_its_node() {
+        for (name, rollout, node, good) in [
+            ("r1.h1", "r1", "h1", true),
+            ("r1.a.b", "r1", "a.b", true),
+            ("r1.h1", "r1", "h2", false),
+            ("r1.h1", "r2", "h1", false),
+            ("r1.a.b", "r1.a", "b", false),
+        ] {
+            let document = json!({"apiVersion": "lasthop/v1", "kind": "RolloutReport", "metadata": {"name": name},
+                                  "spec": {"rollout": rollout, "node": node}});
+            assert_eq!(Resource::parse(&document).is_ok(), good, "{document}");
+        }
+        let dotted = Rollout { name: "r1.a".into(), until: 1, revision: None, reverting: false, changes: Vec::new() };
+        assert!(Resource::parse(&dotted.to_document()).is_err(), "a report of it would be nobody's");
+    }
+
+    #[test]
     fn a_change_of_nothing_known_is_refused() {
         for spec in [
             json!({"until": 1, "changes": [{"after": {"kind": "Bogus"}}]}),

@@ -82,13 +82,16 @@ pub(crate) fn same(stored: &Value, normalised: &Value) -> bool {
         })
 }
 
-/// A document without what the store puts into its metadata.
+/// A document without what the store puts into its metadata, or leaves out of it: a namespace that is null.
 #[must_use]
 pub fn unstamped(document: &Value) -> Value {
     let mut document = document.clone();
     if let Some(Value::Object(metadata)) = document.get_mut("metadata") {
         for field in [UID, CREATED, VERSION] {
             metadata.remove(field);
+        }
+        if metadata.get("namespace").is_some_and(Value::is_null) {
+            metadata.remove("namespace");
         }
     }
     document

@@ -194,6 +194,16 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_was_written_with_a_namespace_of_null_goes_back_too() {
+        let (_directory, store) = open();
+        let (key, mut after) = tier("a", 1);
+        after["metadata"]["namespace"] = Value::Null;
+        store.create(key.clone(), after.clone()).await.unwrap();
+        assert_eq!(put_back(&store, &Change { key, before: None, after }).await, Ok(Reverted::Back));
+        assert_eq!(orders(&store).await, []);
+    }
+
+    #[tokio::test]
     async fn taking_back_can_be_done_again_after_any_of_its_steps() {
         let (_directory, store) = open();
         let stored = changed(&store, now() + 600).await;

@@ -145,7 +145,7 @@ fn resource(checker: &mut Checker, object: &Map<String, Value>, document: &Value
         Kind::NetworkSet | Kind::GlobalNetworkSet => Some(host::convert_set(checker, &spec, key, labels)),
         Kind::HostEndpoint => host::convert(checker, &spec, key, labels),
         Kind::Rollout => rollout::convert(checker, &spec, key),
-        Kind::RolloutReport => rollout::convert_report(&spec),
+        Kind::RolloutReport => rollout::convert_report(checker, &spec, key),
         Kind::Namespace | Kind::ServiceAccount => Some(kubernetes::convert_labelled(checker, key, labels)),
         Kind::EndpointSlice => Some(kubernetes::convert_slice(checker, &root, key, &labels)),
     }

@@ -3,6 +3,7 @@
 use super::metadata::document;
 use super::shape::{Checker, Field, Need, Shape, field};
 use super::spot::Spot;
+use super::text;
 use crate::rollout::{Change, Rollout, RolloutReport};
 use crate::{Key, Resource};
 
@@ -20,14 +21,18 @@ const CHANGE: &[Field] = &[field("before", Shape::Free), field("after", Shape::F
 
 pub(super) const REPORT_FIELDS: &[Field] = &document(
     &[
-        field("rollout", Shape::Text).required(),
-        field("node", Shape::Text).required(),
+        // No dots: the first one in the report's name is where the node's name begins.
+        field("rollout", Shape::Checked(text::dns_label)).required(),
+        field("node", Shape::Checked(text::name)).required(),
         field("refused", Shape::Map(|_| Ok(()), &Shape::Text)),
     ],
     Need::Required,
 );
 
 pub(super) fn convert(checker: &mut Checker, spec: &Spot<'_>, key: &Key) -> Option<Resource> {
+    if let Err(reason) = text::dns_label(&key.name) {
+        checker.add("metadata.name", None, reason);
+    }
     let mut changes = Vec::new();
     for change in spec.items("changes") {
         let after = change.get("after")?;
@@ -49,11 +54,15 @@ pub(super) fn convert(checker: &mut Checker, spec: &Spot<'_>, key: &Key) -> Opti
     }))
 }
 
-pub(super) fn convert_report(spec: &Spot<'_>) -> Option<Resource> {
+pub(super) fn convert_report(checker: &mut Checker, spec: &Spot<'_>, key: &Key) -> Option<Resource> {
     let refused = spec.get("refused").and_then(|spot| spot.value.as_object()).into_iter().flatten();
-    Some(Resource::RolloutReport(RolloutReport {
+    let report = RolloutReport {
         rollout: spec.text("rollout")?.to_owned(),
         node: spec.parse("node")?,
         refused: refused.map(|(object, why)| (object.clone(), why.as_str().unwrap_or_default().to_owned())).collect(),
-    }))
+    };
+    if report.name() != key.name {
+        checker.add("metadata.name", None, format!("is not that of its rollout and node; write {}", report.name()));
+    }
+    Some(Resource::RolloutReport(report))
 }

@@ -37,15 +37,17 @@ impl Guarded {
         match key.kind {
             Kind::Node if key.name == node.as_str() => Ok(()),
             Kind::Node => Err(self.denied(key, "it is another node")),
-            Kind::WorkloadEndpoint => match document.pointer("/spec/node").and_then(Value::as_str) {
-                Some(of) if of == node.as_str() => Ok(()),
-                Some(of) => Err(self.denied(key, &format!("spec.node is '{}'", of.escape_debug()))),
-                None => Err(self.denied(key, "it has no spec.node")),
-            },
-            Kind::RolloutReport if key.name.strip_suffix(node.as_str()).is_some_and(|name| name.ends_with('.')) => {
-                Ok(())
+            // The name alone does not tell: node names may have dots in them.
+            Kind::RolloutReport if !key.name.strip_suffix(node.as_str()).is_some_and(|name| name.ends_with('.')) => {
+                Err(self.denied(key, "it is another node's report"))
             }
-            Kind::RolloutReport => Err(self.denied(key, "it is another node's report")),
+            Kind::WorkloadEndpoint | Kind::RolloutReport => {
+                match document.pointer("/spec/node").and_then(Value::as_str) {
+                    Some(of) if of == node.as_str() => Ok(()),
+                    Some(of) => Err(self.denied(key, &format!("spec.node is '{}'", of.escape_debug()))),
+                    None => Err(self.denied(key, "it has no spec.node")),
+                }
+            }
             _ => Err(self.denied(key, "a node writes only its Node, its workload endpoints and its reports")),
         }
     }

@@ -15,6 +15,10 @@ fn node(name: &str) -> Key {
     Key { kind: Kind::Node, namespace: None, name: name.into() }
 }
 
+fn report(name: &str) -> Key {
+    Key { kind: Kind::RolloutReport, namespace: None, name: name.into() }
+}
+
 fn on(node: &str) -> Value {
     json!({"spec": {"node": node}})
 }
@@ -27,6 +31,8 @@ async fn a_node_writes_its_own_and_reads_all() {
     for (key, document) in [(node("two"), spec(1)), (endpoint("theirs"), on("two")), (pool("p"), spec(1))] {
         admin.create(key, document).await.unwrap();
     }
+    admin.create(report("r.a.one"), on("a.one")).await.unwrap();
+    one.create(report("r.one"), on("one")).await.unwrap();
     one.create(node("one"), spec(1)).await.unwrap();
     one.update(node("one"), spec(2), Expect::Any).await.unwrap();
     let mine = one.create(endpoint("mine"), on("one")).await.unwrap();
@@ -50,6 +56,13 @@ async fn a_node_writes_its_own_and_reads_all() {
         ("theirs deleted", one.delete(&endpoint("theirs"), any).await),
         ("theirs deleted exactly", one.delete(&endpoint("theirs"), exactly).await),
         ("mine given away", one.update(endpoint("mine"), on("two"), any).await),
+        ("a report of another", one.create(report("s.two"), on("two")).await),
+        ("a report under another's name", one.create(report("s.two"), on("one")).await),
+        ("a report that speaks for another", one.create(report("s.one"), on("two")).await),
+        ("my report given away", one.update(report("r.one"), on("two"), any).await),
+        ("a report of a namesake", one.create(report("s.a.one"), on("a.one")).await),
+        ("a namesake's report taken", one.update(report("r.a.one"), on("one"), any).await),
+        ("a namesake's report deleted", one.delete(&report("r.a.one"), any).await),
         ("a pool", one.create(pool("q"), spec(1)).await),
         ("a pool changed", one.update(pool("p"), spec(9), any).await),
         ("a pool deleted", one.delete(&pool("p"), any).await),
