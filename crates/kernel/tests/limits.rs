@@ -1,5 +1,5 @@
 //! Rules that are larger than one rule of nftables or one line of iptables may be: they are in force as they are meant, in
-//! nftables and with both backends of iptables.
+//! nftables and with both backends of iptables. And many changes at once of which one cannot be programmed.
 
 mod netns;
 mod probes;
@@ -261,6 +261,70 @@ fn sets_grow_as_needed() {
         }
         assert_eq!(world.between((1, 2), Family::V4, &[tcp(80)]), [true], "{backend:?}");
         assert_eq!(world.between((3, 2), Family::V4, &[tcp(80)]), [false], "{backend:?}");
+        plane.remove(&world);
+    }
+}
+
+/// Five hundred links change at once, each to a program of its own, and one of these cannot be programmed: it is named, its
+/// link is closed, and the other 499 are as they ought to be.
+#[test]
+fn one_of_five_hundred_changes_stops_no_other() {
+    let world = World::new();
+    let links = |number: usize| if number <= 3 { format!("lhw{number}") } else { format!("lhx{number}") };
+    for backend in PLANES {
+        let mut plane = Plane::open(&world, backend, None);
+        let mut made = Made::default();
+        let open = made.open();
+        for number in 1..=500 {
+            made.0.workloads.insert(name(&links(number)), WorkloadPolicy { from: open, to: open });
+        }
+        assert!(plane.sync(&world, &made.0, PolicyScope::All).failed.is_empty());
+        // In nftables somebody else has a set by this name; ipset cannot hold such a member in it.
+        let odd = Member::Port(address(Family::V4, 1), 6, 80);
+        made.0.sets.insert(id(1), Set { kind: SetKind::Addresses, members: [odd].into() });
+        if let Plane::Nft(nft) = &mut plane {
+            world.host.sh(&format!("nft add set inet lasthop hosts4-{} '{{ type inet_service; }}'", id(1).0));
+            world.host.enter(|| nft.read_back()).expect("read back");
+        }
+        let mut changes = PolicyChanges { sets: [id(1)].into(), ..PolicyChanges::default() };
+        for number in 1..=500 {
+            let mut to = Side {
+                ports: ports(&[(80, 80), (1000, 1000 + u16::try_from(number).expect("small"))]),
+                ..Side::default()
+            };
+            to.not_within.extend((number == 3).then(|| id(1)));
+            let rules = vec![Rule { protocol: Some(6), destination: to, ..rule(Action::Allow) }];
+            let program = made.program((&format!("p{number}"), Direction::Ingress, Force::Enforced), rules);
+            let stack = made.stack(vec![(vec![program], TierDefault::Deny)], End::Deny);
+            changes.programs.insert(program);
+            changes.stacks.insert(stack);
+            changes.workloads.insert(name(&links(number)));
+            let policy = WorkloadPolicy { from: if number == 3 { stack } else { open }, to: stack };
+            made.0.workloads.insert(name(&links(number)), policy);
+        }
+        let outcome = plane.sync(&world, &made.0, PolicyScope::Changed(&changes));
+        let done = outcome.done.iter().filter(|key| matches!(key, PolicyKey::Link(_))).count();
+        assert_eq!(done, 499, "{backend:?}: {:?}", outcome.failed);
+        let bad: Vec<_> = outcome.failed.iter().filter(|(key, _)| matches!(key, PolicyKey::Link(_))).collect();
+        let [(PolicyKey::Link(link), error)] = bad[..] else { panic!("{backend:?}: {:?}", outcome.failed) };
+        assert!(*link == name("lhw3") && error.to_string().contains(&id(1).0.to_string()), "{backend:?}: {error}");
+        // Each of the others is led to a stack of its own.
+        let (_, listing) = world.host.run(match backend {
+            None => "nft list map inet lasthop to_stack",
+            Some(Backend::Nft) => "iptables-nft-save -t filter",
+            Some(_) => "iptables-legacy-save -t filter",
+        });
+        for number in (1..=500).filter(|number| *number != 3) {
+            let link = links(number);
+            let there = listing.contains(&format!("-o {link} ")) || listing.contains(&format!("\"{link}\""));
+            assert!(there, "{backend:?} {link}: {listing}");
+        }
+        for family in Family::ALL {
+            assert_eq!(world.between((1, 2), family, &[tcp(1002), tcp(1003)]), [true, false], "{backend:?}");
+            assert_eq!(world.between((2, 1), family, &[tcp(1001), tcp(1002)]), [true, false], "{backend:?}");
+            assert_eq!(world.between((1, 3), family, &[tcp(80), tcp(1002)]), [false, false], "{backend:?}");
+            assert_eq!(world.between((3, 1), family, &[tcp(80), tcp(1001)]), [false, false], "{backend:?}");
+        }
         plane.remove(&world);
     }
 }
