@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 /// First and last address as numbers.
-fn bounds(prefix: Prefix) -> (u128, u128) {
+pub(super) fn bounds(prefix: Prefix) -> (u128, u128) {
     let first = match prefix.address() {
         IpAddr::V4(address) => u128::from(address.to_bits()),
         IpAddr::V6(address) => address.to_bits(),
@@ -36,15 +36,31 @@ pub(super) fn last(prefix: Prefix) -> Vec<u8> {
 
 /// Those of `prefixes` that are of this family, as ranges that neither overlap nor touch.
 pub(super) fn merged(prefixes: &BTreeSet<Prefix>, family: Family) -> BTreeSet<(u128, u128)> {
-    let mut merged: Vec<(u128, u128)> = Vec::new();
     // In the order of their first address, because that is how prefixes are ordered.
-    for (first, last) in prefixes.iter().filter(|prefix| prefix.family() == family).map(|prefix| bounds(*prefix)) {
+    merge(prefixes.iter().filter(|prefix| prefix.family() == family).map(|prefix| bounds(*prefix)))
+}
+
+/// Ranges in the order of their beginnings as ranges that neither overlap nor touch.
+pub(super) fn merge(ranges: impl IntoIterator<Item = (u128, u128)>) -> BTreeSet<(u128, u128)> {
+    let mut merged: Vec<(u128, u128)> = Vec::new();
+    for (first, last) in ranges {
         match merged.last_mut() {
             Some(range) if first <= range.1.saturating_add(1) => range.1 = range.1.max(last),
             _ => merged.push((first, last)),
         }
     }
     merged.into_iter().collect()
+}
+
+/// The widest prefix that begins at an address.
+pub(super) fn widest(first: u128, family: Family) -> Prefix {
+    let bits = family.bits();
+    let zeros = u8::try_from(first.trailing_zeros()).unwrap_or(bits).min(bits);
+    let address = match (family, u32::try_from(first)) {
+        (Family::V4, Ok(first)) => IpAddr::from(first.to_be_bytes()),
+        _ => IpAddr::from(first.to_be_bytes()),
+    };
+    Prefix::new(address, bits - zeros).unwrap_or(Prefix::host(address))
 }
 
 /// The elements that stand for a range.
