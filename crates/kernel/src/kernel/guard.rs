@@ -11,7 +11,7 @@ use crate::reconcile::{Outcome, Pending, Reconciler, Scope, Want};
 use crate::{Error, netlink::Received};
 use lasthop_compute::{Desired, Source};
 use lasthop_net::{Family, IfName, Prefix};
-use lasthop_policy::ir::{HostPolicy, PolicyChanges, Stack, WorkloadPolicy};
+use lasthop_policy::ir::HostPolicy;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Mutex, PoisonError};
@@ -35,8 +35,6 @@ pub(super) struct Guards {
     /// For counting only, so that it can be done in between.
     counters: Mutex<Nft>,
     responders: Reconciler<Responders>,
-    /// What allows everything, while no policy is computed.
-    unpoliced: Option<HostPolicy>,
     state: Guarded,
 }
 
@@ -67,7 +65,6 @@ impl Guards {
             watch: nft::Watch::open()?,
             counters: Mutex::new(Nft::open()?),
             responders: Reconciler::new(Responders::open()?),
-            unpoliced: None,
             state: Guarded::No,
         })
     }
@@ -186,21 +183,6 @@ fn prefixes_of(link: &IfName, desired: &Desired) -> BTreeSet<Prefix> {
     of_link.map(|source| source.prefix).collect()
 }
 
-/// What became of links.
-fn links_only(outcome: Outcome<PolicyKey>) -> Outcome<IfName> {
-    let link = |key: PolicyKey| match key {
-        PolicyKey::Link(name) => Some(name),
-        _ => None,
-    };
-    Outcome {
-        done: outcome.done.into_iter().filter_map(link).collect(),
-        removed: outcome.removed.into_iter().filter_map(link).collect(),
-        failed: outcome.failed.into_iter().filter_map(|(key, error)| Some((link(key)?, error))).collect(),
-        writes: outcome.writes,
-        ..Outcome::default()
-    }
-}
-
 impl Kernel {
     /// Whether our nftables table is there, as far as we know: workload links pass nothing that it does not allow.
     #[must_use]
@@ -258,45 +240,6 @@ impl Kernel {
         self.guards.sync_policy(&desired.policy, scope)
     }
 
-    /// Keeps what links may send and get. While no policy at all is computed, desired links may send and get everything.
-    pub fn sync_endpoints(&mut self, desired: &Desired, scope: Scope<'_, IfName>) -> Outcome<IfName> {
-        self.take_in();
-        let workloads = match scope {
-            Scope::All => BTreeSet::new(),
-            Scope::Keys(keys) => keys.clone(),
-        };
-        let changes = PolicyChanges { workloads, ..PolicyChanges::default() };
-        let scope = match scope {
-            Scope::All => PolicyScope::All,
-            Scope::Keys(_) => PolicyScope::Changed(&changes),
-        };
-        // To be deleted, with `Guards::unpoliced`, once policy is computed for every link.
-        let outcome = if desired.policy.workloads.is_empty() {
-            let mut unpoliced = self.guards.unpoliced.take();
-            match (scope, &mut unpoliced) {
-                (PolicyScope::Changed(changes), Some(policy)) => {
-                    let stack = Stack::allow_all().id();
-                    for name in &changes.workloads {
-                        if desired.links.contains_key(name) {
-                            policy.workloads.insert(name.clone(), WorkloadPolicy { from: stack, to: stack });
-                        } else {
-                            policy.workloads.remove(name);
-                        }
-                    }
-                }
-                _ => unpoliced = None,
-            }
-            let policy = unpoliced.unwrap_or_else(|| nft::allow_all(desired.links.keys()));
-            let outcome = self.guards.sync_policy(&policy, scope);
-            self.guards.unpoliced = Some(policy);
-            outcome
-        } else {
-            self.guards.unpoliced = None;
-            self.guards.sync_policy(&desired.policy, scope)
-        };
-        links_only(outcome)
-    }
-
     /// Packets that the guard has dropped, by reason; empty if there is no guard.
     #[must_use]
     pub fn drops(&self) -> BTreeMap<String, u64> {
@@ -320,7 +263,6 @@ impl Kernel {
     }
 
     pub(super) fn remove_guard(&mut self) -> Result<(), Error> {
-        self.guards.unpoliced = None;
         self.guards.state = Guarded::No;
         self.guards.remove_everything()
     }

@@ -4,10 +4,12 @@ use super::{Scratch, name, prefix};
 use lasthop_compute::{Desired, Link, Route, Source, Sysctl};
 use lasthop_kernel::link::{self, AddressSpec, Change, VethSpec};
 use lasthop_kernel::netlink::{Protocol, Socket};
+use lasthop_kernel::nft::{PolicyScope, allow_all};
 use lasthop_kernel::reconcile::Scope;
 use lasthop_kernel::{Kernel, KernelConfig, KernelEvent};
 use lasthop_model::EndpointKey;
 use lasthop_net::Mac;
+use lasthop_policy::ir::PolicyChanges;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -132,11 +134,13 @@ pub struct Pass {
 /// All passes in order, over everything or over what is due.
 pub fn sync(kernel: &mut Kernel, wanted: &Wanted, everything: Everything) -> Pass {
     let mut pass = Pass::default();
+    let links = wanted.0.links.keys();
+    let desired = Desired { policy: allow_all(links), ..wanted.0.clone() };
     macro_rules! run {
         ($table:ident) => {
             let none = BTreeSet::new();
             let scope = if everything == Everything::Yes { Scope::All } else { Scope::Keys(&none) };
-            let outcome = kernel.$table(&wanted.0, scope);
+            let outcome = kernel.$table(&desired, scope);
             pass.writes += outcome.writes;
             pass.failed.extend(outcome.failed.iter().map(|(key, error)| format!("{key:?}: {error}")));
             pass.pending.extend(outcome.pending.iter().map(|(key, why)| format!("{key:?}: {why}")));
@@ -150,7 +154,11 @@ pub fn sync(kernel: &mut Kernel, wanted: &Wanted, everything: Everything) -> Pas
         pass.failed.extend(outcome.failed.values().map(ToString::to_string));
     }
     run!(sync_sources);
-    run!(sync_endpoints);
+    let none = PolicyChanges::default();
+    let scope = if everything == Everything::Yes { PolicyScope::All } else { PolicyScope::Changed(&none) };
+    let outcome = kernel.sync_policy(&desired, scope);
+    pass.writes += outcome.writes;
+    pass.failed.extend(outcome.failed.iter().map(|(key, error)| format!("{key:?}: {error}")));
     run!(sync_sysctls);
     run!(sync_links);
     run!(sync_neighbours);
