@@ -6,6 +6,7 @@ use crate::bfd;
 use crate::config::{Admin, ConnectMode, PeerConfig, Role};
 use crate::report::{PeerCounters, PeerState};
 use crate::session::{Connection, Phase};
+use crate::wire::nlri::Nlri;
 use crate::wire::update::PeerKind;
 use lasthop_net::{Asn, Family, Prefix, scoped};
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,7 +59,7 @@ pub(crate) enum Bar {
 #[derive(Debug, Default)]
 pub(crate) struct Owed {
     /// Prefixes whose present state it has to be told.
-    pub(crate) prefixes: BTreeSet<Prefix>,
+    pub(crate) prefixes: BTreeSet<Nlri>,
     /// Families whose refresh ends when all of it is sent (RFC 7313).
     pub(crate) refresh: BTreeSet<Family>,
     /// Families whose End-of-RIB has to follow.
@@ -90,7 +91,7 @@ pub(crate) struct Peer {
     /// How many of them are IPv6.
     pub(crate) prefixes_v6: usize,
     /// What it told us where the import policy changed something.
-    pub(crate) told: BTreeMap<Prefix, Arc<Attributes>>,
+    pub(crate) told: BTreeMap<Nlri, Arc<Attributes>>,
     pub(crate) refused: usize,
     pub(crate) stale: usize,
     pub(crate) owed: Owed,

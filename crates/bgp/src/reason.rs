@@ -57,6 +57,14 @@ pub enum Loss {
         /// The best path's.
         best: usize,
     },
+    /// The lowest path identifier of one peer wins.
+    #[error("path identifier {path} is higher than {best} of the same peer")]
+    PathId {
+        /// This path's.
+        path: u32,
+        /// The best path's.
+        best: u32,
+    },
     /// The lowest peer address wins.
     #[error("peer address {path} is higher than {best}")]
     PeerAddress {

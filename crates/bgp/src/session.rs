@@ -92,9 +92,7 @@ pub(crate) struct Agreed {
     pub(crate) enhanced_refresh: bool,
     pub(crate) extended_next_hop: bool,
     /// Families in which it sends us several paths, and in which we may send it several (RFC 7911).
-    #[expect(dead_code, reason = "not offered yet")]
     pub(crate) paths_in: BTreeSet<Family>,
-    #[expect(dead_code, reason = "not offered yet")]
     pub(crate) paths_out: BTreeSet<Family>,
 }
 
@@ -329,6 +327,7 @@ fn step(state: &mut State, terms: &Terms, (now, kind, body): (Instant, MessageTy
                 asn4: agreed.width == AsnWidth::Four,
                 families: &agreed.families,
                 extended_next_hop: agreed.extended_next_hop,
+                paths: &agreed.paths_in,
             };
             Some(Update::parse(body, &context).map_or_else(|error| Event::Down(error.into()), Event::Update))
         }

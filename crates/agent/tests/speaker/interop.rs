@@ -5,8 +5,8 @@ use crate::frr::Frr;
 use crate::support::{LIMIT, bird_routes, bird_session, peer};
 use lasthop_agent::speaker::Question;
 use lasthop_bgp::config::{
-    Admin, Auth, Community, LimitAction, PeerConfig, Policy, PrefixLimit, Role, RoleMode, RouteChange, Rule, Secret,
-    Switch, Ttl, Verdict,
+    AddPath, Admin, Auth, Community, LimitAction, PeerConfig, Policy, PrefixLimit, Role, RoleMode, RouteChange, Rule,
+    Secret, Switch, Ttl, Verdict,
 };
 use lasthop_net::{Asn, Family};
 use lasthop_testkit::bird::{Bird, base};
@@ -224,4 +224,50 @@ fn unnumbered_with_bird_and_with_frr_ipv4_goes_over_the_link() {
             _ => unreachable!(),
         }
     }
+}
+
+#[test]
+fn bird_and_we_tell_each_other_several_paths_of_a_prefix() {
+    let [a, b, c] = hosts();
+    let session = bird_session("peer", ("10.99.0.2", 64512), ("10.99.0.1", 64512), "")
+        .replace("{ import", "{ add paths on; import");
+    let bird = base("10.99.0.2")
+        + "protocol static one { ipv4; route 10.65.2.0/24 unreachable { bgp_med = 1; }; }\n"
+        + "protocol static two { ipv4; route 10.65.2.0/24 unreachable { bgp_med = 2; }; }\n"
+        + &session;
+    let bird = Bird::start(&b, &bird).unwrap();
+    let other = base("10.99.0.3")
+        + &bird_routes("route 10.65.0.0/26 unreachable;", "")
+        + &bird_session("peer", ("10.99.0.3", 64513), ("10.99.0.1", 64512), "");
+    let _other = Bird::start(&c, &other).unwrap();
+    let several = AddPath { receive: Switch::On, send: 4 };
+    let peers = vec![
+        PeerConfig { add_path: several, ..peer("10.99.0.1", "10.99.0.2", 64512) },
+        peer("10.99.0.1", "10.99.0.3", 64513),
+    ];
+    let (_speaker, mut agent) = speaker(&a, "10.99.0.1", 64512, peers);
+    agent.own = ["10.65.0.0/26".parse().unwrap()].into();
+    agent.established("10.99.0.2");
+    agent.established("10.99.0.3");
+    agent.learned("10.65.2.0/24", &["10.99.0.2"]);
+    agent.listen_for(Duration::from_secs(1));
+    let paths = agent.ask(Question::Paths(Some("10.65.2.0/24".parse().unwrap())));
+    assert_eq!(paths.as_array().unwrap().len(), 2, "{paths}\n{}", bird.ask("show route all").unwrap());
+    agent.wait("the other's path", LIMIT, |agent| agent.routes.contains_key(&"10.65.0.0/26".parse().unwrap()));
+    let shown = |bird: &Bird| {
+        let shown = bird.ask("show route for 10.65.0.0/26 all").unwrap();
+        shown.matches("BGP.next_hop:").count()
+    };
+    let end = std::time::Instant::now() + LIMIT;
+    while shown(&bird) != 2 && std::time::Instant::now() < end {
+        agent.listen_for(Duration::from_millis(100));
+    }
+    assert_eq!(shown(&bird), 2, "{}", bird.ask("show route for 10.65.0.0/26 all").unwrap());
+    bird.ask("disable one").unwrap();
+    agent.listen_for(Duration::from_secs(1));
+    let paths = agent.ask(Question::Paths(Some("10.65.2.0/24".parse().unwrap())));
+    assert_eq!(paths.as_array().unwrap().len(), 1, "{paths}");
+    agent.withdraw(1, &["10.65.0.0/26"]);
+    agent.listen_for(Duration::from_secs(1));
+    assert_eq!(shown(&bird), 1);
 }

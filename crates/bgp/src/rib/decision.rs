@@ -21,6 +21,7 @@ pub(crate) struct Choice {
 #[derive(Clone, Copy)]
 struct Candidate<'a> {
     place: usize,
+    id: u32,
     attributes: &'a Attributes,
     source: &'a Source,
 }
@@ -56,7 +57,7 @@ pub(crate) fn choose<'a>(
         .enumerate()
         .filter(usable)
         .filter_map(|(place, path)| {
-            Some(Candidate { place, attributes: &path.attributes, source: source(path.source)? })
+            Some(Candidate { place, id: path.id, attributes: &path.attributes, source: source(path.source)? })
         })
         .collect();
     if alive.len() > 1 {
@@ -94,6 +95,7 @@ pub(crate) fn choose<'a>(
                 lost(c.place, Loss::PeerAddress { path: c.source.address, best: best.source.address });
             },
         );
+        prefer(&mut alive, |c| c.id, |c, best| lost(c.place, Loss::PathId { path: c.id, best: best.id }));
     }
     Choice { best: alive.first().map(|c| c.place), equal }
 }
@@ -163,6 +165,7 @@ mod tests {
         let path = |attributes, id| Path {
             attributes: Arc::new(attributes),
             source: PeerId(id),
+            id: 0,
             refusal: None,
             freshness: Freshness::Fresh,
         };

@@ -9,6 +9,7 @@ use crate::config::{Drain, NextHop, ReflectMode, Role};
 use crate::policy::{Applied, Blocked, Policy};
 use crate::reason::NotAdvertised;
 use crate::wire::Format;
+use crate::wire::nlri::PathIds;
 use crate::wire::update::PeerKind;
 use lasthop_net::{Asn, Family, Prefix};
 use std::collections::BTreeSet;
@@ -23,6 +24,8 @@ pub(crate) struct View {
     pub(crate) our_v6: Option<Ipv6Addr>,
     pub(crate) families: BTreeSet<Family>,
     pub(crate) format: Format,
+    /// Families in which it is sent several paths, and how many at most (RFC 7911).
+    pub(crate) paths: (BTreeSet<Family>, u8),
     /// IPv4 prefixes may have IPv6 next hops (RFC 8950).
     pub(crate) extended_next_hop: bool,
     /// Our address on the link we share (RFC 2545 section 3).
@@ -84,6 +87,15 @@ impl From<NextHop> for NextHopRule {
 }
 
 impl View {
+    /// How many paths of a prefix are shown; one without identifiers.
+    pub(crate) fn most(&self, family: Family) -> Option<usize> {
+        self.paths.0.contains(&family).then_some(usize::from(self.paths.1))
+    }
+
+    pub(crate) fn ids(&self, family: Family) -> PathIds {
+        if self.paths.0.contains(&family) { PathIds::Present } else { PathIds::Absent }
+    }
+
     pub(crate) fn peer_kind(&self) -> PeerKind {
         match self.kind {
             Kind::Internal(_) => PeerKind::Internal,

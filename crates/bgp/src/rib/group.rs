@@ -11,7 +11,8 @@ use crate::attributes::{Attributes, Interned};
 use crate::peer::PeerId;
 use crate::policy::{Applied, Blocked};
 use crate::reason::NotAdvertised;
-use crate::wire::{AttributeBlock, pack_reach, pack_withdraw};
+use crate::wire::nlri::Nlri;
+use crate::wire::{AttributeBlock, Format, pack_reach, pack_withdraw};
 use lasthop_net::{Family, Prefix};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -61,9 +62,9 @@ pub(crate) struct Group {
     pub(crate) view: View,
     pub(crate) hold: Hold,
     pub(crate) members: BTreeSet<PeerId>,
-    table: BTreeMap<Prefix, Advert>,
+    table: BTreeMap<Nlri, Advert>,
     /// Prefixes changed since the last flush, with what was shown then.
-    changed: BTreeMap<Prefix, Option<Advert>>,
+    changed: BTreeMap<Nlri, Option<Advert>>,
     blocks: Interned<AttributeBlock>,
     /// The last export; neighbouring prefixes mostly have the same attributes.
     memo: Option<Memo>,
@@ -87,7 +88,7 @@ impl Group {
         }
     }
 
-    pub(crate) fn table(&self) -> &BTreeMap<Prefix, Advert> {
+    pub(crate) fn table(&self) -> &BTreeMap<Nlri, Advert> {
         &self.table
     }
 
@@ -124,7 +125,8 @@ impl Group {
         }
         let exported = export((attributes, family), source, (&self.view, &judged), cluster_id);
         let result = exported.and_then(|exported| {
-            let block = AttributeBlock::encode(&exported, family, self.view.format);
+            let block =
+                AttributeBlock::encode(&exported, family, Format { ids: self.view.ids(family), ..self.view.format });
             if block.fits() { Ok(self.blocks.get(block)) } else { Err(NotAdvertised::TooLong) }
         });
         let attributes = Arc::clone(attributes);
@@ -133,7 +135,7 @@ impl Group {
     }
 
     /// Shows a prefix, or no longer.
-    pub(crate) fn set(&mut self, prefix: Prefix, advert: Option<Advert>) {
+    pub(crate) fn set(&mut self, prefix: Nlri, advert: Option<Advert>) {
         let new_from = advert.as_ref().map(|new| new.from);
         let old = match advert {
             Some(new) => {
@@ -158,17 +160,28 @@ impl Group {
         self.changed.entry(prefix).or_insert(old);
     }
 
+    /// Shows a prefix as these, by identifier, and no longer as any other.
+    pub(crate) fn set_all(&mut self, prefix: Prefix, adverts: BTreeMap<u32, Advert>) {
+        let all = Nlri { prefix, id: 0 }..=Nlri { prefix, id: u32::MAX };
+        let gone: Vec<Nlri> =
+            self.table.range(all).map(|(nlri, _)| *nlri).filter(|nlri| !adverts.contains_key(&nlri.id)).collect();
+        gone.into_iter().for_each(|nlri| self.set(nlri, None));
+        for (id, advert) in adverts {
+            self.set(Nlri { prefix, id }, Some(advert));
+        }
+    }
+
     pub(crate) fn has_changes(&self) -> bool {
         !self.changed.is_empty()
     }
 
-    pub(crate) fn changed_prefixes(&self) -> impl Iterator<Item = Prefix> + '_ {
+    pub(crate) fn changed_prefixes(&self) -> impl Iterator<Item = Nlri> + '_ {
         self.changed.keys().copied()
     }
 
     /// The UPDATEs for all changes since the last call, withdrawals first.
     pub(crate) fn flush(&mut self) -> Vec<Packed> {
-        let mut pack = Pack::default();
+        let mut pack = Pack::new(&self.view);
         for (prefix, old) in std::mem::take(&mut self.changed) {
             match (self.table.get(&prefix), old) {
                 (Some(new), Some(old)) if new.same(&old) => {}
@@ -188,8 +201,8 @@ impl Group {
     }
 
     /// The UPDATEs that tell one member how these prefixes stand.
-    pub(crate) fn catch_up(&self, member: PeerId, prefixes: impl IntoIterator<Item = Prefix>) -> Vec<Bytes> {
-        let mut pack = Pack::default();
+    pub(crate) fn catch_up(&self, member: PeerId, prefixes: impl IntoIterator<Item = Nlri>) -> Vec<Bytes> {
+        let mut pack = Pack::new(&self.view);
         for prefix in prefixes {
             match self.table.get(&prefix).filter(|advert| advert.from != member) {
                 Some(advert) => pack.announce(To::Only(member), &advert.block, prefix),
@@ -200,7 +213,7 @@ impl Group {
     }
 
     /// What a member is shown of a family.
-    pub(crate) fn prefixes_for(&self, member: PeerId, family: Family) -> impl Iterator<Item = Prefix> + '_ {
+    pub(crate) fn prefixes_for(&self, member: PeerId, family: Family) -> impl Iterator<Item = Nlri> + '_ {
         let shown =
             self.table.iter().filter(move |(prefix, advert)| prefix.family() == family && advert.from != member);
         shown.map(|(prefix, _)| *prefix)
@@ -208,15 +221,19 @@ impl Group {
 }
 
 /// Prefixes by message: with the same attributes, to the same peers.
-#[derive(Default)]
-struct Pack {
+struct Pack<'a> {
+    view: &'a View,
     places: BTreeMap<(PeerId, usize), usize>,
-    announced: Vec<(To, Arc<AttributeBlock>, Vec<Prefix>)>,
-    withdrawn: Vec<(To, Family, Vec<Prefix>)>,
+    announced: Vec<(To, Arc<AttributeBlock>, Vec<Nlri>)>,
+    withdrawn: Vec<(To, Family, Vec<Nlri>)>,
 }
 
-impl Pack {
-    fn announce(&mut self, to: To, block: &Arc<AttributeBlock>, prefix: Prefix) {
+impl<'a> Pack<'a> {
+    fn new(view: &'a View) -> Self {
+        Self { view, places: BTreeMap::new(), announced: Vec::new(), withdrawn: Vec::new() }
+    }
+
+    fn announce(&mut self, to: To, block: &Arc<AttributeBlock>, prefix: Nlri) {
         let (To::AllBut(peer) | To::Only(peer)) = to;
         // The place in memory tells interned blocks apart; the order of messages is that of first mention.
         let key = (peer, Arc::as_ptr(block).addr());
@@ -227,7 +244,7 @@ impl Pack {
         }
     }
 
-    fn withdraw(&mut self, to: To, prefix: Prefix) {
+    fn withdraw(&mut self, to: To, prefix: Nlri) {
         // Few kinds of recipients: one for each source of routes and family.
         let family = prefix.family();
         match self.withdrawn.iter_mut().rev().find(|(other, f, _)| *other == to && *f == family) {
@@ -238,7 +255,10 @@ impl Pack {
 
     fn finish(self) -> Vec<Packed> {
         let shared = |messages: Vec<Vec<u8>>| messages.into_iter().map(Bytes::from).collect::<Vec<_>>();
-        let withdrawn = self.withdrawn.iter().map(|(to, family, gone)| (*to, shared(pack_withdraw(*family, gone))));
+        let withdrawn = self.withdrawn.iter().map(|(to, family, gone)| {
+            let ids = self.view.ids(*family);
+            (*to, shared(pack_withdraw((*family, ids), gone)))
+        });
         let announced = self.announced.iter().map(|(to, block, new)| (*to, shared(pack_reach(block, new))));
         withdrawn.chain(announced).collect()
     }

@@ -32,6 +32,8 @@ pub(crate) enum Freshness {
 pub(crate) struct Path {
     pub(crate) attributes: Arc<Attributes>,
     pub(crate) source: PeerId,
+    /// The identifier its peer gave it (RFC 7911); zero where the session has none.
+    pub(crate) id: u32,
     pub(crate) refusal: Option<Refusal>,
     pub(crate) freshness: Freshness,
 }
@@ -94,6 +96,18 @@ impl Table {
         }
         (before, after)
     }
+}
+
+/// The own route and the usable learned paths, best first, as many as asked for.
+pub(crate) fn ranked(entry: &Entry, sources: &Sources, most: usize) -> Vec<(Arc<Attributes>, PeerId, u32)> {
+    let own = entry.own.iter().map(|own| (Arc::clone(own), PeerId::LOCAL, 0));
+    let mut left = entry.paths.clone();
+    let learned = std::iter::from_fn(|| {
+        let place = choose(&left, |id| sources.get(&id), |_, _| {}).best?;
+        let best = left.swap_remove(place);
+        Some((best.attributes, best.source, best.id))
+    });
+    own.chain(learned).take(most).collect()
 }
 
 pub(crate) fn outcome(entry: &Entry, sources: &Sources) -> Outcome {

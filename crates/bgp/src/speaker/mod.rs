@@ -42,6 +42,7 @@ pub struct Speaker {
     table: Table,
     attributes: Interned<Attributes>,
     groups: BTreeMap<View, Group>,
+    path_ids: routes::PathNumbers,
     /// Peers that are owed something that is not sent with their group.
     lagging: BTreeSet<PeerId>,
     restart: Restart,
@@ -71,6 +72,7 @@ impl Speaker {
             table: Table::default(),
             attributes: Interned::default(),
             groups: BTreeMap::new(),
+            path_ids: routes::PathNumbers::default(),
             lagging: BTreeSet::new(),
             outputs: VecDeque::new(),
         }
@@ -161,6 +163,7 @@ impl Speaker {
         self.reset(now, id, (Notification::new(Notification::DECONFIGURED, []), "the peer was removed"));
         self.drop_routes(id);
         self.table.sources.remove(&id);
+        self.path_ids.forget(id);
         if let Some(Peer { armed: Some(at), .. }) = self.peers.remove(&id) {
             self.timers.remove(&(at, id));
         }

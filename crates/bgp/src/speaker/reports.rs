@@ -13,6 +13,7 @@ use crate::rib::export::export;
 use crate::rib::table::{Entry, Freshness, Path};
 use crate::session::Agreed;
 use crate::wire::AsnWidth;
+use crate::wire::nlri::Nlri;
 use crate::wire::update::PeerKind;
 use lasthop_net::Prefix;
 use std::collections::BTreeMap;
@@ -177,9 +178,10 @@ impl Speaker {
         if group.holds_back(from) {
             return Err(NotAdvertised::Deferred);
         }
-        match group.table().get(&prefix) {
+        let shown = group.table().range(Nlri { prefix, id: 0 }..=Nlri { prefix, id: u32::MAX }).next();
+        match shown {
             None => Err(NotAdvertised::TooLong),
-            Some(_) if peer.owed.congested.is_some() && peer.owed.prefixes.contains(&prefix) => {
+            Some((nlri, _)) if peer.owed.congested.is_some() && peer.owed.prefixes.contains(nlri) => {
                 Err(NotAdvertised::Queued)
             }
             Some(_) => Ok(sent.next_hop),
@@ -201,6 +203,8 @@ fn negotiated(agreed: &Agreed) -> NegotiatedReport {
     has("graceful restart", agreed.graceful_restart.is_some());
     has("graceful restart on NOTIFICATION", agreed.notification);
     has("long-lived graceful restart", agreed.long_lived.is_some());
+    has("several paths from it", !agreed.paths_in.is_empty());
+    has("several paths to it", !agreed.paths_out.is_empty());
     has("IPv6 next hops for IPv4", agreed.extended_next_hop);
     NegotiatedReport {
         router_id: agreed.router_id,

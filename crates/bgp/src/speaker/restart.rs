@@ -19,6 +19,7 @@ use crate::rib::table::{Freshness, Path, outcome};
 use crate::session::{Agreed, Connection, Down};
 use crate::wire::Notification;
 use crate::wire::capability::Forwarding;
+use crate::wire::nlri::Nlri;
 use lasthop_net::{Family, Prefix};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -310,15 +311,15 @@ impl Speaker {
         let prefixes: Vec<Prefix> = peer.prefixes.iter().copied().collect();
         peer.helping = Helping::LongLived(until);
         for prefix in prefixes {
-            let paths = self.table.entries.get(&prefix).map(|entry| entry.paths.clone()).unwrap_or_default();
-            for path in paths.into_iter().filter(|path| path.source == id && path.freshness == Freshness::Stale) {
+            for path in self.paths_of(id, prefix).into_iter().filter(|path| path.freshness == Freshness::Stale) {
+                let nlri = Nlri { prefix, id: path.id };
                 if path.attributes.communities.contains(&NO_LLGR) {
-                    self.put(id, prefix, None);
+                    self.put(id, nlri, None);
                 } else if !path.attributes.communities.contains(&LLGR_STALE) {
                     let mut attributes = Attributes::clone(&path.attributes);
                     attributes.communities.push(LLGR_STALE);
                     let attributes = self.attributes.get(attributes);
-                    self.put(id, prefix, Some(Path { attributes, ..path }));
+                    self.put(id, nlri, Some(Path { attributes, ..path }));
                 }
             }
         }

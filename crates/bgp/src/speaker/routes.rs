@@ -10,7 +10,8 @@ use crate::policy::Blocked;
 use crate::reason::Refusal;
 use crate::rib::export::{Kind, View};
 use crate::rib::group::{Advert, Group, Hold, To};
-use crate::rib::table::{Entry, Freshness, Outcome, Path};
+use crate::rib::table::{Entry, Freshness, Outcome, Path, Table, ranked};
+use crate::wire::nlri::{Nlri, PathIds};
 use crate::wire::update::{PeerKind, Update};
 use crate::wire::{self, AttributeBlock, Format, MAX_EXTENDED_LEN, MAX_LEN, Refresh, end_of_rib, route_refresh};
 use lasthop_net::{Asn, Family, Prefix, scoped};
@@ -37,18 +38,19 @@ impl Speaker {
         for problem in &update.problems {
             tracing::warn!(peer = %peer.config.address, "{problem}");
         }
-        for prefix in update.withdrawn {
-            self.put(id, prefix, None);
+        for nlri in update.withdrawn {
+            self.put(id, nlri, None);
         }
         for (mut attributes, prefixes) in update.announced {
             self.mark_role(id, &mut attributes);
             self.mark_link(id, &mut attributes);
             let told = self.attributes.get(attributes);
             let refusal = self.refusal(id, &told);
-            for prefix in prefixes {
-                let (attributes, refusal) = self.import(id, prefix, (&told, refusal));
-                self.keep_told(id, prefix, (&told, &attributes));
-                self.put(id, prefix, Some(Path { attributes, source: id, refusal, freshness: Freshness::Fresh }));
+            for nlri in prefixes {
+                let (attributes, refusal) = self.import(id, nlri.prefix, (&told, refusal));
+                self.keep_told(id, nlri, (&told, &attributes));
+                let path = Path { attributes, source: id, id: nlri.id, refusal, freshness: Freshness::Fresh };
+                self.put(id, nlri, Some(path));
             }
         }
         if let Some(family) = update.end_of_rib {
@@ -105,12 +107,12 @@ impl Speaker {
     }
 
     /// Remembers what a peer said where we made something else of it, so that another policy can be asked later.
-    fn keep_told(&mut self, id: PeerId, prefix: Prefix, (told, imported): (&Arc<Attributes>, &Arc<Attributes>)) {
+    fn keep_told(&mut self, id: PeerId, nlri: Nlri, (told, imported): (&Arc<Attributes>, &Arc<Attributes>)) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         if !Arc::ptr_eq(told, imported) {
-            peer.told.insert(prefix, Arc::clone(told));
+            peer.told.insert(nlri, Arc::clone(told));
         } else if !peer.told.is_empty() {
-            peer.told.remove(&prefix);
+            peer.told.remove(&nlri);
         }
     }
 
@@ -134,12 +136,14 @@ impl Speaker {
     }
 
     /// Sets or removes the path of one peer to one prefix.
-    pub(super) fn put(&mut self, id: PeerId, prefix: Prefix, path: Option<Path>) {
+    pub(super) fn put(&mut self, id: PeerId, nlri: Nlri, path: Option<Path>) {
+        let prefix = nlri.prefix;
         let (there, refused) = (path.is_some(), path.as_ref().is_some_and(|path| path.refusal.is_some()));
         let stale = path.as_ref().is_some_and(|path| path.freshness == Freshness::Stale);
-        let mut old = None;
+        let (mut old, mut others) = (None, false);
         self.change(prefix, |entry| {
-            let known = entry.paths.iter().position(|path| path.source == id);
+            let known = entry.paths.iter().position(|path| path.source == id && path.id == nlri.id);
+            others = entry.paths.iter().any(|path| path.source == id && path.id != nlri.id);
             old = match (known, path) {
                 (Some(place), Some(new)) => entry.paths.get_mut(place).map(|path| std::mem::replace(path, new)),
                 (Some(place), None) => Some(entry.paths.swap_remove(place)),
@@ -155,16 +159,18 @@ impl Speaker {
         peer.refused += usize::from(refused);
         peer.stale += usize::from(stale);
         match (&old, there) {
-            (None, true) => {
+            (None, true) if !others => {
                 peer.prefixes.insert(prefix);
                 peer.prefixes_v6 += usize::from(prefix.family() == Family::V6);
             }
-            (Some(_), false) => {
+            (Some(_), false) if !others => {
                 peer.prefixes.remove(&prefix);
                 peer.prefixes_v6 -= usize::from(prefix.family() == Family::V6);
-                peer.told.remove(&prefix);
             }
             _ => {}
+        }
+        if !there && !peer.told.is_empty() {
+            peer.told.remove(&nlri);
         }
         if let Some(old) = old {
             peer.refused -= usize::from(old.refusal.is_some());
@@ -179,6 +185,7 @@ impl Speaker {
         if !before.same_best(&after) {
             self.announce(prefix, &after);
         }
+        self.announce_paths(prefix);
         if before.next_hops != after.next_hops && tells {
             self.outputs.push_back(Output::Learned { prefix, next_hops: after.next_hops });
         }
@@ -187,13 +194,22 @@ impl Speaker {
     /// Shows an outcome to all groups.
     pub(super) fn announce(&mut self, prefix: Prefix, outcome: &Outcome) {
         let cluster_id = self.cluster_id();
-        for group in self.groups.values_mut() {
+        for group in self.groups.values_mut().filter(|group| group.view.most(prefix.family()).is_none()) {
             let advert = outcome.best.as_ref().filter(|(_, from)| !group.holds_back(*from)).cloned();
             let advert = advert.and_then(|best| {
                 let block = group.block(&best, prefix, (&self.table.sources, cluster_id)).ok()?;
                 Some(Advert { block, from: best.1 })
             });
-            group.set(prefix, advert);
+            group.set(prefix.into(), advert);
+        }
+    }
+
+    /// Shows all paths of a prefix, up to their number, to groups that take several (RFC 7911).
+    fn announce_paths(&mut self, prefix: Prefix) {
+        let cluster_id = self.cluster_id();
+        for group in self.groups.values_mut() {
+            let Some(most) = group.view.most(prefix.family()) else { continue };
+            show_paths(group, (&self.table, &mut self.path_ids), (prefix, most, cluster_id));
         }
     }
 
@@ -201,6 +217,7 @@ impl Speaker {
     pub(super) fn announce_again(&mut self, prefix: Prefix) {
         let outcome = self.table.outcome(prefix);
         self.announce(prefix, &outcome);
+        self.announce_paths(prefix);
     }
 
     /// After a change of our identifiers: every path is judged and shown anew.
@@ -223,15 +240,15 @@ impl Speaker {
         }
         let prefixes: Vec<Prefix> = peer.prefixes.iter().copied().collect();
         for prefix in prefixes {
-            let path = self.table.entries.get(&prefix).and_then(|e| e.paths.iter().find(|path| path.source == id));
-            if let Some(path) = path.cloned() {
-                let told = self.peers.get(&id).and_then(|peer| peer.told.get(&prefix)).unwrap_or(&path.attributes);
+            for path in self.paths_of(id, prefix) {
+                let nlri = Nlri { prefix, id: path.id };
+                let told = self.peers.get(&id).and_then(|peer| peer.told.get(&nlri)).unwrap_or(&path.attributes);
                 let told = Arc::clone(told);
                 let refusal = self.refusal(id, &told);
                 let (attributes, refusal) = self.import(id, prefix, (&told, refusal));
                 if refusal != path.refusal || !Arc::ptr_eq(&attributes, &path.attributes) {
-                    self.keep_told(id, prefix, (&told, &attributes));
-                    self.put(id, prefix, Some(Path { attributes, refusal, ..path }));
+                    self.keep_told(id, nlri, (&told, &attributes));
+                    self.put(id, nlri, Some(Path { attributes, refusal, ..path }));
                 }
             }
             self.announce_again(prefix);
@@ -240,35 +257,40 @@ impl Speaker {
 
     /// Drops what a peer told us, all of it.
     pub(super) fn drop_routes(&mut self, id: PeerId) {
-        let prefixes = self.peers.get(&id).map(|peer| peer.prefixes.clone()).unwrap_or_default();
-        for prefix in prefixes {
-            self.put(id, prefix, None);
-        }
+        self.drop_where(id, |_, _| true);
+    }
+
+    /// The paths of one peer to one prefix.
+    pub(super) fn paths_of(&self, id: PeerId, prefix: Prefix) -> Vec<Path> {
+        let paths = self.table.entries.get(&prefix).map(|entry| entry.paths.as_slice()).unwrap_or_default();
+        paths.iter().filter(|path| path.source == id).cloned().collect()
     }
 
     /// Drops what a peer told us of some families, or only what is stale of it.
     pub(super) fn drop_where(&mut self, id: PeerId, drop: impl Fn(Family, Freshness) -> bool) {
         let Some(peer) = self.peers.get(&id) else { return };
-        let goes = |prefix: &Prefix| {
+        let mut gone = Vec::new();
+        for prefix in &peer.prefixes {
             let paths = self.table.entries.get(prefix).map(|entry| entry.paths.as_slice()).unwrap_or_default();
-            paths.iter().any(|path| path.source == id && drop(prefix.family(), path.freshness))
-        };
-        let prefixes: Vec<Prefix> = peer.prefixes.iter().copied().filter(goes).collect();
-        for prefix in prefixes {
-            self.put(id, prefix, None);
+            let goes = |path: &&Path| path.source == id && drop(prefix.family(), path.freshness);
+            gone.extend(paths.iter().filter(goes).map(|path| Nlri { prefix: *prefix, id: path.id }));
+        }
+        for nlri in gone {
+            self.put(id, nlri, None);
         }
     }
 
     /// Marks all that a peer told us as stale (RFC 4724 section 4.2).
     pub(super) fn mark_stale(&mut self, id: PeerId) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.stale = 0;
         for prefix in &peer.prefixes {
             let paths = self.table.entries.get_mut(prefix).map(|entry| entry.paths.as_mut_slice()).unwrap_or_default();
             for path in paths.iter_mut().filter(|path| path.source == id) {
                 path.freshness = Freshness::Stale;
+                peer.stale += 1;
             }
         }
-        peer.stale = peer.prefixes.len();
     }
 
     /// How an Established peer is to be shown things.
@@ -302,7 +324,9 @@ impl Speaker {
             format: Format {
                 width: agreed.width,
                 longest: if agreed.extended_message { MAX_EXTENDED_LEN } else { MAX_LEN },
+                ids: PathIds::Absent,
             },
+            paths: (agreed.paths_out.clone(), config.add_path.send),
             policy: config.export.clone(),
             drain: self.config.drain,
             role: config.role.filter(|_| connection.kind() == PeerKind::External),
@@ -327,12 +351,12 @@ impl Speaker {
         self.join(id, view);
         let Some(group) = self.group_of(id) else { return };
         // Only what differs from what it was shown before is sent.
-        let now = |prefix: &Prefix| group.table().get(prefix).filter(|advert| advert.from != id);
+        let now = |prefix: &Nlri| group.table().get(prefix).filter(|advert| advert.from != id);
         let gone = shown.keys().filter(|prefix| now(prefix).is_none());
         let new = group.table().iter().filter(|(prefix, advert)| {
             advert.from != id && shown.get(prefix).is_none_or(|block| *block != advert.block)
         });
-        let owed: Vec<Prefix> = gone.chain(new.map(|(prefix, _)| prefix)).copied().collect();
+        let owed: Vec<Nlri> = gone.chain(new.map(|(prefix, _)| prefix)).copied().collect();
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.owed.prefixes.extend(owed);
         }
@@ -347,10 +371,14 @@ impl Speaker {
         }
         let mut group = Group::new(view.clone(), self.restart.hold());
         for (prefix, entry) in &self.table.entries {
+            if let Some(most) = view.most(prefix.family()) {
+                show_paths(&mut group, (&self.table, &mut self.path_ids), (*prefix, most, cluster_id));
+                continue;
+            }
             let outcome = crate::rib::table::outcome(entry, &self.table.sources);
             let Some(best) = outcome.best.filter(|(_, from)| !group.holds_back(*from)) else { continue };
             if let Ok(block) = group.block(&best, *prefix, (&self.table.sources, cluster_id)) {
-                group.set(*prefix, Some(Advert { block, from: best.1 }));
+                group.set((*prefix).into(), Some(Advert { block, from: best.1 }));
             }
         }
         // Nobody is in it yet to be told.
@@ -360,7 +388,7 @@ impl Speaker {
     }
 
     /// Takes a peer out of its group; what it was shown there.
-    pub(super) fn leave_group(&mut self, id: PeerId) -> BTreeMap<Prefix, Arc<AttributeBlock>> {
+    pub(super) fn leave_group(&mut self, id: PeerId) -> BTreeMap<Nlri, Arc<AttributeBlock>> {
         self.lagging.remove(&id);
         let Some(view) = self.group_of(id).map(|group| group.view.clone()) else { return BTreeMap::new() };
         let Some(group) = self.groups.get_mut(&view) else { return BTreeMap::new() };
@@ -482,6 +510,45 @@ impl Speaker {
         let owed = self.peers.iter().filter(|(_, peer)| !peer.owed.end_of_rib.is_empty());
         self.lagging.extend(owed.map(|(id, _)| *id));
     }
+}
+
+/// The identifiers under which paths are shown to peers that take several: one for each source and what it calls its path.
+#[derive(Debug, Default)]
+pub(super) struct PathNumbers {
+    known: BTreeMap<(PeerId, u32), u32>,
+    last: u32,
+}
+
+impl PathNumbers {
+    fn of(&mut self, from: PeerId, theirs: u32) -> u32 {
+        *self.known.entry((from, theirs)).or_insert_with(|| {
+            self.last += 1;
+            self.last
+        })
+    }
+
+    pub(super) fn forget(&mut self, peer: PeerId) {
+        self.known.retain(|(from, _), _| *from != peer);
+    }
+}
+
+/// Shows a group the best paths of a prefix, each under an identifier of ours that stays with it.
+fn show_paths(
+    group: &mut Group,
+    (table, ids): (&Table, &mut PathNumbers),
+    (prefix, most, cluster_id): (Prefix, usize, std::net::Ipv4Addr),
+) {
+    let ranked = table.entries.get(&prefix).map(|entry| ranked(entry, &table.sources, most)).unwrap_or_default();
+    let mut adverts = BTreeMap::new();
+    for (attributes, from, theirs) in ranked {
+        if group.holds_back(from) {
+            continue;
+        }
+        if let Ok(block) = group.block(&(attributes, from), prefix, (&table.sources, cluster_id)) {
+            adverts.insert(ids.of(from, theirs), Advert { block, from });
+        }
+    }
+    group.set_all(prefix, adverts);
 }
 
 /// RFC 9234 section 5, for our role towards a peer of this AS.

@@ -9,7 +9,7 @@ use crate::report::PeerState;
 use crate::rib::table::Source;
 use crate::session::{Connection, Down, Event, Phase, Side, Terms};
 use crate::wire::afi;
-use crate::wire::capability::{Forwarding, GracefulRestart};
+use crate::wire::capability::{Forwarding, GracefulRestart, PathsMode};
 use crate::wire::{Notification, Refresh};
 use lasthop_net::Family;
 use std::net::IpAddr;
@@ -27,6 +27,7 @@ impl Speaker {
         let forwarding = if preserved { Forwarding::Preserved } else { Forwarding::Lost };
         let config = &peer.config;
         let kept = config.families.iter().filter(|_| config.restart == RestartMode::Full);
+        let paths = PathsMode { receives: config.add_path.receive == Switch::On, sends: config.add_path.send > 0 };
         Terms {
             local_asn: config.local_asn.unwrap_or(self.config.asn),
             peer_asn: config.asn,
@@ -45,7 +46,7 @@ impl Speaker {
             long_lived: config.long_lived.map(|time| kept.map(|family| (*family, (forwarding, time))).collect()),
             role: config.role.map(|role| (role, config.role_mode)),
             extended_next_hop: config.extended_next_hop == Switch::On,
-            add_path: std::collections::BTreeMap::new(),
+            add_path: config.families.iter().map(|family| (*family, paths)).collect(),
         }
     }
 

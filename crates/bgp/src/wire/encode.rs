@@ -2,9 +2,10 @@
 //! (RFC 4271 section 9.2.2.2); attributes are encoded once and used for every message and every peer of an update group.
 
 use super::attribute::{EXTENDED_LENGTH, OPTIONAL, PARTIAL, TRANSITIVE, code};
+use super::nlri::{Nlri, PathIds};
 use super::{HEADER_LEN, MAX_LEN, MessageType, afi, frame, nlri};
 use crate::attributes::{AsPath, Attributes};
-use lasthop_net::{Asn, Family, Prefix};
+use lasthop_net::{Asn, Family};
 use std::net::{IpAddr, Ipv6Addr};
 
 /// How wide AS numbers are towards a peer.
@@ -20,6 +21,7 @@ pub(crate) struct Format {
     pub(crate) width: AsnWidth,
     /// The longest message the peer takes; used only where attributes do not fit into a usual one.
     pub(crate) longest: usize,
+    pub(crate) ids: PathIds,
 }
 
 /// Encoded attributes, all but MP_REACH_NLRI.
@@ -28,6 +30,7 @@ pub(crate) struct AttributeBlock {
     /// Of the prefixes that it is for.
     family: Family,
     longest: usize,
+    ids: PathIds,
     pub(crate) next_hop: IpAddr,
     link_local: Option<Ipv6Addr>,
     /// In ascending order of type; with NEXT_HOP if it and the prefixes are IPv4.
@@ -36,7 +39,7 @@ pub(crate) struct AttributeBlock {
 
 impl AttributeBlock {
     /// Encodes attributes as they are to be sent.
-    pub(crate) fn encode(attributes: &Attributes, family: Family, Format { width, longest }: Format) -> Self {
+    pub(crate) fn encode(attributes: &Attributes, family: Family, Format { width, longest, ids }: Format) -> Self {
         let mut out = Vec::with_capacity(64);
         put(&mut out, TRANSITIVE, code::ORIGIN, &[attributes.origin as u8]);
         let two_octets = width == AsnWidth::Two;
@@ -82,7 +85,7 @@ impl AttributeBlock {
             put(&mut out, OPTIONAL | TRANSITIVE | PARTIAL, unknown.kind, &unknown.value);
         }
         let (next_hop, link_local) = (attributes.next_hop, attributes.link_local);
-        Self { family, longest, next_hop, link_local, octets: out.into() }
+        Self { family, longest, ids, next_hop, link_local, octets: out.into() }
     }
 
     /// How many octets of prefixes fit into a message beside these attributes.
@@ -107,8 +110,8 @@ impl AttributeBlock {
     }
 }
 
-/// Octets of an IPv6 host route with its length.
-const LONGEST_PREFIX: usize = 17;
+/// Octets of an IPv6 host route with path identifier and length.
+const LONGEST_PREFIX: usize = 21;
 
 fn is_wide(asn: Asn) -> bool {
     asn.0 > u32::from(u16::MAX)
@@ -151,14 +154,14 @@ fn put_list(out: &mut Vec<u8>, (flags, kind): (u8, u8), items: impl Iterator<Ite
 }
 
 /// Cuts prefixes into runs that take at most `room` octets each, and hands each on encoded.
-fn runs(prefixes: &[Prefix], room: usize, mut take: impl FnMut(&[u8])) {
-    let mut octets = Vec::with_capacity(room.min(prefixes.len() * 17));
+fn runs((prefixes, ids): (&[Nlri], PathIds), room: usize, mut take: impl FnMut(&[u8])) {
+    let mut octets = Vec::with_capacity(room.min(prefixes.len() * LONGEST_PREFIX));
     for prefix in prefixes {
-        if octets.len() + nlri::encoded_len(*prefix) > room {
+        if octets.len() + nlri::encoded_len(*prefix, ids) > room {
             take(&octets);
             octets.clear();
         }
-        nlri::encode(*prefix, &mut octets);
+        nlri::encode(*prefix, ids, &mut octets);
     }
     if !octets.is_empty() {
         take(&octets);
@@ -166,12 +169,12 @@ fn runs(prefixes: &[Prefix], room: usize, mut take: impl FnMut(&[u8])) {
 }
 
 /// UPDATEs that announce prefixes of the block's family. Nothing if the attributes alone fill a message.
-pub(crate) fn pack_reach(block: &AttributeBlock, prefixes: &[Prefix]) -> Vec<Vec<u8>> {
+pub(crate) fn pack_reach(block: &AttributeBlock, prefixes: &[Nlri]) -> Vec<Vec<u8>> {
     let mut messages = Vec::new();
     if !block.fits() {
         return messages;
     }
-    runs(prefixes, block.room(), |run| {
+    runs((prefixes, block.ids), block.room(), |run| {
         let mut body = vec![0, 0];
         match block.next_hop {
             IpAddr::V4(_) => {
@@ -200,9 +203,9 @@ pub(crate) fn pack_reach(block: &AttributeBlock, prefixes: &[Prefix]) -> Vec<Vec
 }
 
 /// UPDATEs that withdraw prefixes of one family.
-pub(crate) fn pack_withdraw(family: Family, prefixes: &[Prefix]) -> Vec<Vec<u8>> {
+pub(crate) fn pack_withdraw((family, ids): (Family, PathIds), prefixes: &[Nlri]) -> Vec<Vec<u8>> {
     let mut messages = Vec::new();
-    runs(prefixes, MAX_LEN - HEADER_LEN - 4 - 7, |run| messages.push(withdraw(family, run)));
+    runs((prefixes, ids), MAX_LEN - HEADER_LEN - 4 - 7, |run| messages.push(withdraw(family, run)));
     messages
 }
 

@@ -8,7 +8,7 @@ pub(crate) mod capability;
 mod cursor;
 mod encode;
 mod error;
-mod nlri;
+pub(crate) mod nlri;
 mod notification;
 pub(crate) mod open;
 #[cfg(test)]
@@ -143,10 +143,16 @@ pub(crate) fn route_refresh(kind: Refresh, family: Family) -> Vec<u8> {
 
 /// See [`crate::decode_any`].
 pub(crate) fn decode_any(bytes: &[u8]) -> usize {
-    let families = Family::ALL.into();
+    let (families, none) = (Family::ALL.into(), std::collections::BTreeSet::new());
     let mut whole = 0;
     for (kind, asn4) in [(PeerKind::Internal, true), (PeerKind::External, false)] {
-        let context = Context { kind, asn4, families: &families, extended_next_hop: asn4 };
+        let context = Context {
+            kind,
+            asn4,
+            families: &families,
+            extended_next_hop: asn4,
+            paths: if asn4 { &families } else { &none },
+        };
         let mut rest = bytes;
         while let Ok(Framed::Message(kind, body, taken)) = split(rest, MAX_EXTENDED_LEN) {
             rest = rest.get(taken..).unwrap_or_default();

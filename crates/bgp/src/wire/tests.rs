@@ -4,6 +4,7 @@
 mod dice;
 
 use super::capability::{Capabilities, Forwarding, GracefulRestart, PathsMode};
+use super::nlri::{Nlri, PathIds};
 use super::*;
 use crate::attributes::{AsPath, Attributes, OriginCode, Segment, SegmentKind, Unknown};
 use crate::config::Role;
@@ -62,14 +63,19 @@ fn prefixes(family: Family) -> impl Strategy<Value = Vec<Prefix>> {
     })
 }
 
+fn plain(prefixes: &[Prefix]) -> Vec<Nlri> {
+    prefixes.iter().map(|prefix| Nlri::from(*prefix)).collect()
+}
+
 fn usual(width: AsnWidth) -> Format {
-    Format { width, longest: MAX_LEN }
+    Format { width, longest: MAX_LEN, ids: PathIds::Absent }
 }
 
 fn decoded(messages: &[Vec<u8>], width: AsnWidth) -> Vec<Update> {
-    let families = Family::ALL.into();
+    let (families, none) = (Family::ALL.into(), BTreeSet::new());
     let asn4 = width == AsnWidth::Four;
-    let context = Context { kind: PeerKind::Internal, asn4, families: &families, extended_next_hop: true };
+    let context =
+        Context { kind: PeerKind::Internal, asn4, families: &families, extended_next_hop: true, paths: &none };
     messages
         .iter()
         .map(|message| match split(message, MAX_EXTENDED_LEN) {
@@ -92,6 +98,7 @@ proptest! {
         // IPv4 over an IPv6 next hop now and then (RFC 8950).
         let (family, prefixes) =
             if over || attributes.next_hop.is_ipv4() { (Family::V4, v4) } else { (Family::V6, v6) };
+        let prefixes = plain(&prefixes);
         let messages = pack_reach(&AttributeBlock::encode(&attributes, family, usual(width)), &prefixes);
         let mut got = Vec::new();
         for update in decoded(&messages, width) {
@@ -117,8 +124,9 @@ proptest! {
     #[test]
     fn withdrawals_survive_encoding((v4, v6) in (prefixes(Family::V4), prefixes(Family::V6))) {
         for (family, prefixes) in [(Family::V4, v4), (Family::V6, v6)] {
-            let messages = pack_withdraw(family, &prefixes);
-            let got: Vec<Prefix> = decoded(&messages, AsnWidth::Four).into_iter().flat_map(|u| u.withdrawn).collect();
+            let prefixes = plain(&prefixes);
+            let messages = pack_withdraw((family, PathIds::Absent), &prefixes);
+            let got: Vec<Nlri> = decoded(&messages, AsnWidth::Four).into_iter().flat_map(|u| u.withdrawn).collect();
             prop_assert_eq!(got, prefixes);
         }
     }
@@ -171,8 +179,10 @@ fn attributes_that_fill_a_message_go_in_a_longer_one_where_the_peer_takes_it() {
     let mut attributes = Attributes::bare([10, 0, 0, 7].into());
     attributes.local_pref = Some(100);
     attributes.communities = (0..15_000).collect();
-    let prefixes: Vec<Prefix> = vec!["10.65.0.0/26".parse().unwrap(), "10.65.0.64/26".parse().unwrap()];
-    let block = |longest| AttributeBlock::encode(&attributes, Family::V4, Format { width: AsnWidth::Four, longest });
+    let prefixes = plain(&["10.65.0.0/26".parse().unwrap(), "10.65.0.64/26".parse().unwrap()]);
+    let block = |longest| {
+        AttributeBlock::encode(&attributes, Family::V4, Format { width: AsnWidth::Four, longest, ids: PathIds::Absent })
+    };
     assert!(!block(MAX_LEN).fits() && pack_reach(&block(MAX_LEN), &prefixes).is_empty());
     let messages = pack_reach(&block(MAX_EXTENDED_LEN), &prefixes);
     let [message] = &messages[..] else { panic!("{} messages", messages.len()) };
@@ -211,12 +221,12 @@ fn seeds() -> Vec<Vec<u8>> {
     let v6: Vec<Prefix> = ["fd00::/64", "::/0", "fd65::1/128"].map(|p| p.parse().unwrap()).to_vec();
     let mut seeds = Vec::new();
     for width in [AsnWidth::Two, AsnWidth::Four] {
-        seeds.extend(pack_reach(&AttributeBlock::encode(&attributes, Family::V4, usual(width)), &v4));
+        seeds.extend(pack_reach(&AttributeBlock::encode(&attributes, Family::V4, usual(width)), &plain(&v4)));
         let six = Attributes { next_hop: "fd00::7".parse().unwrap(), ..attributes.clone() };
-        seeds.extend(pack_reach(&AttributeBlock::encode(&six, Family::V6, usual(width)), &v6));
+        seeds.extend(pack_reach(&AttributeBlock::encode(&six, Family::V6, usual(width)), &plain(&v6)));
     }
-    seeds.extend(pack_withdraw(Family::V4, &v4));
-    seeds.extend(pack_withdraw(Family::V6, &v6));
+    seeds.extend(pack_withdraw((Family::V4, PathIds::Absent), &plain(&v4)));
+    seeds.extend(pack_withdraw((Family::V6, PathIds::Absent), &plain(&v6)));
     seeds.push(Notification::new((6, 2), *b"\x05hello").encode());
     seeds.push(frame(MessageType::RouteRefresh, &[0, 1, 0, 1]));
     seeds.push(keepalive());

@@ -2,9 +2,10 @@
 
 use super::attribute::{Collected, EXTENDED_LENGTH, Found, code, usable_v4};
 use super::cursor::{Cursor, Short};
+use super::nlri::{Nlri, PathIds};
 use super::{HEADER_LEN, Outcome, WireError, family_of, nlri};
 use crate::attributes::Attributes;
-use lasthop_net::{Family, Prefix};
+use lasthop_net::Family;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -23,14 +24,22 @@ pub(crate) struct Context<'a> {
     pub(crate) families: &'a BTreeSet<Family>,
     /// IPv4 prefixes may have IPv6 next hops (RFC 8950).
     pub(crate) extended_next_hop: bool,
+    /// Families in which prefixes have path identifiers (RFC 7911).
+    pub(crate) paths: &'a BTreeSet<Family>,
+}
+
+impl Context<'_> {
+    fn ids(&self, family: Family) -> PathIds {
+        if self.paths.contains(&family) { PathIds::Present } else { PathIds::Absent }
+    }
 }
 
 /// What an UPDATE says, after RFC 7606 was applied to it. Families that were not negotiated are left out.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Update {
     /// Each with at least one prefix.
-    pub(crate) announced: Vec<(Attributes, Vec<Prefix>)>,
-    pub(crate) withdrawn: Vec<Prefix>,
+    pub(crate) announced: Vec<(Attributes, Vec<Nlri>)>,
+    pub(crate) withdrawn: Vec<Nlri>,
     pub(crate) end_of_rib: Option<Family>,
     /// What was wrong short of a reset.
     pub(crate) problems: Vec<WireError>,
@@ -41,7 +50,7 @@ struct Reach {
     family: Family,
     next_hop: IpAddr,
     link_local: Option<Ipv6Addr>,
-    prefixes: Vec<Prefix>,
+    prefixes: Vec<Nlri>,
 }
 
 /// What the attribute walk leaves beside [`Collected`].
@@ -49,7 +58,7 @@ struct Reach {
 struct Walk {
     collected: Collected,
     reach: Option<Reach>,
-    unreach: Option<(Family, Vec<Prefix>)>,
+    unreach: Option<(Family, Vec<Nlri>)>,
     problems: Vec<WireError>,
 }
 
@@ -69,8 +78,9 @@ impl Update {
             move |bad: nlri::BadPrefix| WireError::reset(bad.offset, part, bad.reason, ((3, 10), []))
         };
         let nothing_but = withdrawn.is_empty() && cursor.is_empty();
-        let withdrawn = nlri::parse(withdrawn, Family::V4).map_err(network("UPDATE withdrawn routes"))?;
-        let prefixes = nlri::parse(cursor, Family::V4).map_err(network("UPDATE NLRI"))?;
+        let ids = context.ids(Family::V4);
+        let withdrawn = nlri::parse(withdrawn, Family::V4, ids).map_err(network("UPDATE withdrawn routes"))?;
+        let prefixes = nlri::parse(cursor, Family::V4, ids).map_err(network("UPDATE NLRI"))?;
         let walk = Walk::over(attributes, context)?;
         let end_of_rib = match &walk.unreach {
             _ if !nothing_but => None,
@@ -126,7 +136,7 @@ impl Walk {
                     judged
                 }
                 (code::MP_UNREACH, judged) => {
-                    walk.unreach = unreach(&found)?;
+                    walk.unreach = unreach(&found, context)?;
                     judged
                 }
                 (_, Ok(())) => walk.collected.take(&found, context),
@@ -150,7 +160,7 @@ impl Walk {
     }
 
     /// RFC 7606 section 3(d): what must be there; then the strongest action decides (3(h)).
-    fn finish(mut self, prefixes: Vec<Prefix>, mut withdrawn: Vec<Prefix>, context: &Context<'_>) -> Update {
+    fn finish(mut self, prefixes: Vec<Nlri>, mut withdrawn: Vec<Nlri>, context: &Context<'_>) -> Update {
         self.collected.merge_as4();
         let reach = self.reach.take().filter(|reach| context.families.contains(&reach.family));
         let announces = !prefixes.is_empty() || reach.as_ref().is_some_and(|reach| !reach.prefixes.is_empty());
@@ -245,7 +255,7 @@ fn reach(found: &Found<'_>, context: &Context<'_>) -> Result<Option<Reach>, Wire
         }
         _ => return Err(wrong(Short { offset: 0 })),
     };
-    let prefixes = nlri::parse(value, family).map_err(|bad| found.reset(9, bad.reason))?;
+    let prefixes = nlri::parse(value, family, context.ids(family)).map_err(|bad| found.reset(9, bad.reason))?;
     Ok(Some(Reach { family, next_hop, link_local, prefixes }))
 }
 
@@ -260,11 +270,11 @@ fn usable(next_hop: IpAddr) -> bool {
 }
 
 /// RFC 4760 section 4.
-fn unreach(found: &Found<'_>) -> Result<Option<(Family, Vec<Prefix>)>, WireError> {
+fn unreach(found: &Found<'_>, context: &Context<'_>) -> Result<Option<(Family, Vec<Nlri>)>, WireError> {
     let mut value = found.value;
     let short = |_: Short| found.reset(9, format!("{} octets are too few", found.value.len()));
     let (afi, safi) = (value.u16().map_err(short)?, value.u8().map_err(short)?);
     let Some(family) = family_of(afi, safi) else { return Ok(None) };
-    let prefixes = nlri::parse(value, family).map_err(|bad| found.reset(9, bad.reason))?;
+    let prefixes = nlri::parse(value, family, context.ids(family)).map_err(|bad| found.reset(9, bad.reason))?;
     Ok(Some((family, prefixes)))
 }
