@@ -8,7 +8,7 @@ use crate::api::Drift;
 use crate::run::{Agent, DRIFT_KEPT, Known, Look};
 use lasthop_compute::{Changes, Event, Route};
 use lasthop_kernel::iptables::Backend;
-use lasthop_kernel::nft::{PolicyKey, PolicyScope};
+use lasthop_kernel::nft::{PolicyKey, PolicyScope, Repair, Repaired};
 use lasthop_kernel::reconcile::{Outcome, Pending, Scope};
 use lasthop_kernel::{Dataplane, KernelEvent};
 use lasthop_model::{self as model, IptablesBackend};
@@ -249,6 +249,7 @@ impl Agent {
             _ => None,
         }));
         self.count("policy", &outcome, policy_part);
+        self.tell_repairs();
         self.revoke(&changes.policy);
         let desired = self.engine.desired();
         let mut outcome = self.kernel.sync_sysctls(desired, scope(everything, &changes.sysctls));
@@ -268,6 +269,30 @@ impl Agent {
         self.acknowledge(&outcome);
         self.count("route", &outcome, ToString::to_string);
         outcome
+    }
+
+    /// Says what of policy somebody else has changed, in the policy's words. The change itself is counted when it is noticed.
+    fn tell_repairs(&mut self) {
+        for Repair { of, what } in self.kernel.take_repairs() {
+            let links = &self.engine.desired().links;
+            let object = match &of {
+                Repaired::Link(name) => match links.get(name) {
+                    Some(link) => format!("policy of {} on link {name}", link.endpoint),
+                    None => of.to_string(),
+                },
+                Repaired::Part(words) => words.clone(),
+            };
+            tracing::warn!(object, what, "policy changed by another program");
+            self.remember(object, what);
+        }
+    }
+
+    fn remember(&mut self, object: String, action: String) {
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        self.drift.push_back(Drift { at, object, action });
+        while self.drift.len() > DRIFT_KEPT {
+            self.drift.pop_front();
+        }
     }
 
     /// A route does not count before what stands between its link and the world is in force.
@@ -347,14 +372,7 @@ impl Agent {
             if let Some(object) = event.drift() {
                 tracing::warn!(object, "changed by another program; put right");
                 self.drift_repaired += 1;
-                self.drift.push_back(Drift {
-                    at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
-                    object,
-                    action: "put right".to_owned(),
-                });
-                while self.drift.len() > DRIFT_KEPT {
-                    self.drift.pop_front();
-                }
+                self.remember(object, "put right".to_owned());
             }
             if let Look::At(changes) = &mut self.look {
                 add(changes, more);

@@ -809,6 +809,56 @@ fn log_rules_note_as_settings_say() {
     }
 }
 
+#[test]
+fn what_others_did_is_told_in_the_words_of_policy() {
+    let lab = Lab::new();
+    let mut nft = lab.open();
+    let mut policy = edited(&mut Random(3), 1);
+    // Whatever the random policy is: one that asks a set of addresses.
+    let id = SetId(Digest::of(&"drift"));
+    let members = ["192.0.2.1", "192.0.2.2"].map(|text| Member::Net(Prefix::host(address(text))));
+    policy.sets.insert(id, Set { kind: SetKind::Addresses, members: members.into() });
+    let mut rule = policy.programs.values().next().expect("a program").rules[0].clone();
+    (rule.action, rule.source.within) = (Action::Deny, BTreeSet::from([id]));
+    let key = Key { kind: Kind::GlobalNetworkPolicy, namespace: None, name: "watch".into() };
+    let owner = Owner::Policy { tier: "ops".into(), key };
+    let program = Program { owner, direction: Direction::Egress, force: Force::Enforced, rules: vec![rule] };
+    let step = Step { name: StepName::Tier("ops".into()), programs: vec![program.id()], otherwise: TierDefault::Pass };
+    let stack = Stack { steps: vec![step], end: End::GoOn };
+    policy.workloads.insert(name(FROM), WorkloadPolicy { from: stack.id(), to: stack.id() });
+    policy.programs.insert(program.id(), Arc::new(program));
+    policy.stacks.insert(stack.id(), Arc::new(stack));
+    all_done(&nft.sync_policy(&policy, PolicyScope::All));
+    let mut repaired = |tampering: &str| {
+        lab.host.sh(tampering);
+        nft.read_back().expect("read back");
+        ready(&mut nft);
+        let outcome = nft.sync_policy(&policy, PolicyScope::All);
+        all_done(&outcome);
+        let told = nft.take_repairs().into_iter();
+        let told: Vec<String> = told.map(|repair| format!("{}: {}", repair.of, repair.what)).collect();
+        assert_eq!(told.is_empty(), outcome.writes == 0, "{told:?} {outcome:?}");
+        told.join("\n")
+    };
+    assert_eq!(repaired("true"), "");
+    // The first set of addresses in IPv4 that holds one of ours; chains whose rules name the policy.
+    let set = "s=$(for n in $(nft list sets inet | grep -o 'hosts4-[0-9a-f]*'); do nft list set inet lasthop $n | grep -q 192.0.2.1 && echo $n; done | head -1)";
+    let told = repaired(&format!(
+        "{set}; nft delete element inet lasthop $s '{{ 192.0.2.1 }}'; nft add element inet lasthop $s '{{ 192.0.2.7, 192.0.2.8 }}'"
+    ));
+    assert!(told.starts_with("a set of GlobalNetworkPolicy/watch tier ops: hosts4-"), "{told}");
+    assert!(told.ends_with("1 members were missing and 2 were none of ours; put right"), "{told}");
+    let chain = "c=$(nft list table inet lasthop 2>/dev/null | awk '/chain program-/{c=$2} /GlobalNetworkPolicy.watch/{if (c ~ /^program/) print c} /}/{c=\"\"}' | head -1)";
+    let told = repaired(&format!("{chain}; nft flush chain inet lasthop $c"));
+    assert!(told.starts_with("GlobalNetworkPolicy/watch tier ops: chain program-"), "{told}");
+    assert!(told.ends_with("had been changed; put right"), "{told}");
+    let told = repaired(&format!("nft delete element inet lasthop from_stack '{{ \"{FROM}\" }}'"));
+    assert_eq!(told, format!("policy of link {FROM}: the entry for what it sends had been deleted; made again"));
+    let told = repaired("nft delete table inet lasthop");
+    assert_eq!(told, "all policy: was gone from the table; made again");
+    assert_eq!(repaired("true"), "");
+}
+
 /// The table as an earlier version made it: one base chain, maps from names to verdicts.
 const EARLIER: &str = "
 table inet lasthop {

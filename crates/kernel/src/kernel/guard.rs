@@ -6,7 +6,7 @@ use crate::bpf::{Responder, Responders};
 use crate::iptables::Iptables;
 use crate::link::Links;
 use crate::netlink::{Message, Protocol, Socket};
-use crate::nft::{self, Decider, Nft, PolicyKey, PolicyScope};
+use crate::nft::{self, Decider, Nft, PolicyKey, PolicyScope, Repair};
 use crate::reconcile::{Outcome, Pending, Reconciler, Scope, Want};
 use crate::{Error, netlink::Received};
 use lasthop_compute::{Desired, Source};
@@ -238,6 +238,11 @@ impl Kernel {
     pub fn sync_policy(&mut self, desired: &Desired, scope: PolicyScope<'_>) -> Outcome<PolicyKey> {
         self.take_in();
         self.guards.sync_policy(&desired.policy, scope)
+    }
+
+    /// What of policy the last passes have found changed by somebody else, and put right. Of iptables nothing is told.
+    pub fn take_repairs(&mut self) -> Vec<Repair> {
+        self.guards.nft.take_repairs()
     }
 
     /// Packets that the guard has dropped, by reason; empty if there is no guard.

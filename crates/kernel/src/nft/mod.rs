@@ -25,7 +25,7 @@ mod wire;
 
 pub use drops::{Denied, Drops};
 pub use expr::{Base, Compare, Expr, Find, Header, Meta, Reg, Reject, Verdict};
-pub use policy::{DENIED_GROUP, Decider, PolicyKey, PolicyScope};
+pub use policy::{DENIED_GROUP, Decider, PolicyKey, PolicyScope, Repair, Repaired};
 pub use ruleset::{Chain, Element, Field, Gives, Hook, Keys, Mark, Point, Role, Rule, Ruleset, Set, SetSpec};
 
 use crate::Error;
@@ -210,6 +210,11 @@ impl Nft {
         outcome
     }
 
+    /// What of policy the last passes have found changed by somebody else.
+    pub fn take_repairs(&mut self) -> Vec<Repair> {
+        self.programs.take_repairs()
+    }
+
     /// Packets that the skeleton has dropped, by reason. A chain that is rewritten counts from zero again.
     pub fn drops(&mut self) -> Result<BTreeMap<&'static str, u64>, Error> {
         dump::drops(&mut self.socket)
@@ -240,6 +245,7 @@ impl Nft {
         self.progress = Progress::Whole;
         self.sources.read_back()?;
         self.programs.read_back()?;
+        self.programs.start_over();
         match result {
             Ok(_) => Ok(()),
             Err(refused) if refused.iter().any(|(_, refusal)| refusal.errno == Errno::ENOENT) => Ok(()),

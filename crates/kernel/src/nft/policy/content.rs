@@ -166,6 +166,15 @@ impl Content {
         }
     }
 
+    /// How many members of this another one lacks, and how many it has that are not here.
+    pub(super) fn differs_from(&self, other: &Self) -> (usize, usize) {
+        match (self, other) {
+            (Self::Members(a), Self::Members(b)) => (a.difference(b).count(), b.difference(a).count()),
+            (Self::Ranges(_, a), Self::Ranges(_, b)) => (a.difference(b).count(), b.difference(a).count()),
+            _ => (0, 0),
+        }
+    }
+
     /// From this to what a set ought to hold.
     pub(super) fn change_to(&self, set: &Set, family: Family) -> Option<Change> {
         let change = match (self, Self::of(set, family)) {

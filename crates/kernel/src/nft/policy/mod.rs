@@ -13,6 +13,7 @@
 
 mod actual;
 mod content;
+mod drift;
 mod matching;
 mod read;
 mod render;
@@ -20,6 +21,7 @@ mod split;
 mod unit;
 mod verdict;
 
+pub use drift::{Repair, Repaired};
 pub(super) use matching::PORTED;
 pub(super) use read::is_policy;
 pub use render::DENIED_GROUP;
@@ -115,6 +117,10 @@ pub(super) struct Programs {
     style: (DenyAction, Logging),
     /// Look at everything in the next pass.
     suspect: bool,
+    /// What was left here before it was read back, once something was.
+    left: Option<Actual>,
+    /// What was found otherwise than it was left.
+    repairs: Vec<Repair>,
     /// There may be something that nothing needs any more.
     untidy: bool,
 }
@@ -132,13 +138,19 @@ impl Programs {
             kinds: BTreeMap::new(),
             style: Default::default(),
             suspect: true,
+            left: None,
+            repairs: Vec::new(),
             untidy: true,
         })
     }
 
     /// Reads what is there. What is not right is put right by the next pass, whatever its scope.
     pub(super) fn read_back(&mut self) -> Result<(), Error> {
-        self.actual = read::read(&mut self.socket)?;
+        let left = std::mem::replace(&mut self.actual, read::read(&mut self.socket)?);
+        // Nothing is held that was not left by a pass of ours.
+        if !self.held.is_empty() && self.left.is_none() {
+            self.left = Some(left);
+        }
         self.suspect = true;
         self.untidy = true;
         Ok(())
@@ -165,6 +177,7 @@ impl Programs {
             outcome: Outcome::default(),
         };
         self.adopt(&mut pass);
+        self.note_repairs(policy);
         self.untidy |= everything || !changes.sets.is_empty();
         self.find_missing(&mut pass);
         let units = std::mem::take(&mut pass.units);

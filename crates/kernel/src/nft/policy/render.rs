@@ -269,7 +269,7 @@ fn comment(text: &str) -> String {
     text[..end].to_owned()
 }
 
-fn owner(owner: &Owner) -> String {
+pub(super) fn owner(owner: &Owner) -> String {
     match owner {
         Owner::Policy { tier, key } => format!("{key} tier {tier}"),
         Owner::Profile(name) => format!("Profile/{name}"),

@@ -67,7 +67,7 @@ impl Broken {
 }
 
 /// What rules refer to.
-fn references(rules: &[Rule]) -> BTreeSet<String> {
+pub(super) fn references(rules: &[Rule]) -> BTreeSet<String> {
     let of = |expr: &Expr| match expr {
         Expr::Lookup { set, .. } => Some(set.clone()),
         Expr::Verdict(Verdict::Jump(chain) | Verdict::Goto(chain)) => Some(chain.clone()),
