@@ -303,6 +303,21 @@ fn built_in_tiers_are_listed_without_a_resource() {
 }
 
 #[test]
+fn what_cannot_be_honoured_is_said_when_it_is_checked() {
+    let site = Site::start("", |_| {});
+    let policy = "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\nmetadata: {name: out}\n\
+        spec:\n  tier: Admin\n  priority: 5\n  subject: {namespaces: {}}\n  egress:\n  \
+        - {action: Accept, to: [{domainNames: [example.com]}]}\n  - {action: Deny, to: [{nodes: {}}]}\n";
+    site.write("out.yaml", policy);
+    let (exit, stdout, stderr) = site.run("validate -f out.yaml");
+    assert_eq!((exit, stdout.as_str()), (0, "1 document is valid\n"), "{stderr}");
+    for (line, path) in stderr.lines().zip(["spec.egress[0].to[0].domainNames", "spec.egress[1].to[0].nodes"]) {
+        assert!(line.starts_with("note: ") && line.contains(&format!("{path}: cannot be honoured here")), "{line}");
+    }
+    assert_eq!(stderr.lines().count(), 2, "{stderr}");
+}
+
+#[test]
 fn what_can_only_be_checked_is_checked() {
     let site = Site::start("", |_| {});
     let filter = "apiVersion: projectcalico.org/v3\nkind: BGPFilter\nmetadata: {name: f}\nspec: {exportV4: [{action: Accept}]}\n";
