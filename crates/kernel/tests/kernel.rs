@@ -535,6 +535,40 @@ fn next_hops_that_lead_nowhere_are_told() {
 }
 
 #[test]
+fn ipv4_goes_over_ipv6_and_over_a_link() {
+    let host = Host::new();
+    host.workload("lh1");
+    host.scratch.run(|| {
+        let link = host.sh("ip -o link show dev eth0");
+        let index: u32 = link.split(':').next().unwrap().parse().unwrap();
+        let on_link = |text: &str| lasthop_net::scoped::on_link(text.parse().unwrap(), lasthop_net::IfIndex(index));
+        let neighbour = on_link("fe80::2").unwrap().to_string();
+        let nowhere = "fe80:ffff::2";
+        let mut kernel = host.kernel();
+        let wanted = Wanted::default()
+            .workload("lh1", &["10.65.0.2"], MAC)
+            .remote("10.65.1.1/32", &["fd00:31::2"])
+            .remote("10.65.1.2/32", &[&neighbour])
+            .remote("fd00:65:1::2/128", &[&neighbour]);
+        settle(&mut kernel, &wanted);
+        assert!(host.sh("ip route get 10.65.1.1").contains("via inet6 fd00:31::2 dev eth0"));
+        assert!(host.sh("ip route get 10.65.1.2").contains("via inet6 fe80::2 dev eth0"));
+        assert!(host.sh("ip -6 route get fd00:65:1::2").contains("via fe80::2 dev eth0"));
+        // A later run finds them as they were named.
+        let found = host.kernel().learned_routes();
+        assert_eq!(found[&"10.65.1.2/32".parse().unwrap()][..], [neighbour.parse::<std::net::IpAddr>().unwrap()]);
+        let wanted = wanted.remote("10.65.1.3/32", &["fe80::2"]).remote("10.65.1.4/32", &[nowhere]);
+        let pass = sync(&mut kernel, &wanted, Everything::Yes);
+        for words in [
+            "10.65.1.3/32: next hop fe80::2 is unreachable: a link-local address does not say by which link",
+            "link 65535, which is gone",
+        ] {
+            assert!(pass.pending.iter().any(|pending| pending.contains(words)), "{words}: {:?}", pass.pending);
+        }
+    });
+}
+
+#[test]
 fn taking_everything_away_leaves_the_host_as_it_was() {
     let host = with_two_links();
     host.sh("ip route add 192.0.2.0/24 dev lo proto static; ip route add 10.65.0.0/16 via 172.31.0.3 proto 99; ip rule add from 10.9.9.9 table 99; ip neigh add 172.31.0.7 lladdr 02:00:00:00:00:07 nud permanent dev eth0");

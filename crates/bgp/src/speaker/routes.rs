@@ -563,3 +563,32 @@ fn is_leak(role: Role, peer: Asn, attributes: &Attributes) -> bool {
 fn send(outputs: &mut std::collections::VecDeque<Output>, conn: crate::api::ConnId, messages: &[Bytes]) {
     outputs.extend(messages.iter().map(|bytes| Output::Send { conn, bytes: bytes.clone() }));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{Origin, Start};
+    use crate::config::{Drain, SpeakerConfig};
+    use std::time::Instant;
+
+    #[test]
+    fn what_is_the_same_is_held_once_whatever_policy_made_of_it() {
+        let now = Instant::now();
+        let config = SpeakerConfig {
+            asn: Asn(1),
+            router_id: [10, 0, 0, 1].into(),
+            cluster_id: None,
+            port: 179,
+            restart_time: Duration::ZERO,
+            deferral: Duration::ZERO,
+            drain: Drain::No,
+        };
+        let mut speaker = Speaker::new(config, Start::Cold, now);
+        for index in 0..10_000u32 {
+            let prefix = Prefix::host(IpAddr::from((0x0a00_0000 + index).to_be_bytes()));
+            speaker.advertise(now, prefix, Origin::default());
+        }
+        assert_eq!((speaker.table.entries.len(), speaker.attributes.len()), (10_000, 1));
+        assert!(size_of::<Path>() <= 24, "{} octets a path", size_of::<Path>());
+    }
+}

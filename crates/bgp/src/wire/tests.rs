@@ -292,3 +292,60 @@ fn every_prefix_of_every_good_message_is_partial_or_refused() {
         assert!(decode_any(&seed) > 0);
     }
 }
+
+/// Each attribute we know, spoilt: its code, flags, a wrong value, and what becomes of it from an external and an internal peer.
+const SPOILT: &[(u8, u8, &[u8], [Outcome; 2])] = {
+    use Outcome::{AttributeDiscard as Discard, TreatAsWithdraw as Withdraw};
+    &[
+        (1, 0x40, &[3], [Withdraw, Withdraw]),
+        (2, 0x40, &[2, 1, 0, 0], [Withdraw, Withdraw]),
+        (3, 0x40, &[10, 0, 0], [Withdraw, Withdraw]),
+        (4, 0x80, &[0, 0, 0], [Withdraw, Withdraw]),
+        (5, 0x40, &[0, 0, 0], [Discard, Withdraw]),
+        (6, 0x40, &[1], [Discard, Discard]),
+        (7, 0xc0, &[0, 0, 0], [Discard, Discard]),
+        (8, 0xc0, &[0, 0, 0], [Withdraw, Withdraw]),
+        (9, 0x80, &[0, 0, 0], [Discard, Withdraw]),
+        (10, 0x80, &[0, 0, 0], [Discard, Withdraw]),
+        (16, 0xc0, &[0, 0, 0], [Withdraw, Withdraw]),
+        (17, 0xc0, &[2, 1, 0, 0, 0, 7], [Discard, Discard]),
+        (18, 0xc0, &[0, 0, 0, 7, 1, 1, 1, 1], [Discard, Discard]),
+        (32, 0xc0, &[0, 0, 0], [Withdraw, Withdraw]),
+        (35, 0xc0, &[0, 0, 0], [Withdraw, Withdraw]),
+    ]
+};
+
+#[test]
+fn an_error_in_any_attribute_says_where_it_is_which_it_is_and_what_is_done() {
+    let (families, none) = (Family::ALL.into(), BTreeSet::new());
+    let known: Vec<u8> = SPOILT.iter().map(|(code, ..)| *code).collect();
+    for code in 0..=u8::MAX {
+        let ours = super::attribute::path(code) != "UPDATE unknown attribute" && !matches!(code, 14 | 15);
+        assert_eq!(ours, known.contains(&code), "attribute {code} is missing here");
+    }
+    for (code, flags, value, outcomes) in SPOILT {
+        for (kind, outcome) in [PeerKind::External, PeerKind::Internal].into_iter().zip(outcomes) {
+            // After ORIGIN, or before it.
+            let origin: &[u8] = if *code == 1 { &[] } else { &[0x40, 1, 1, 0] };
+            let spoilt = [&[*flags, *code, u8::try_from(value.len()).unwrap()][..], value].concat();
+            let attributes = [origin, &spoilt].concat();
+            let mut body = vec![0, 0];
+            body.extend(u16::try_from(attributes.len()).unwrap().to_be_bytes());
+            body.extend(&attributes);
+            body.extend([24, 203, 0, 113]);
+            let context = Context { kind, asn4: true, families: &families, extended_next_hop: false, paths: &none };
+            let update = Update::parse(&body, &context).unwrap();
+            let problem = update.problems.iter().find(|problem| problem.path == super::attribute::path(*code)).unwrap();
+            assert_eq!(&problem.outcome, outcome, "{code} {kind:?}: {problem}");
+            // Header, two lengths, ORIGIN, then flags, code and length of this one.
+            assert_eq!(problem.offset, HEADER_LEN + 4 + origin.len() + 3, "{code}: {problem}");
+            assert!(problem.to_string().contains(&format!("octet {}", problem.offset)));
+            // Flags that are wrong are found before the value is looked at.
+            let mut body = body.clone();
+            body[4 + origin.len()] ^= 0x80;
+            let update = Update::parse(&body, &context);
+            let withdrawn = update.is_ok_and(|update| update.announced.is_empty() && !update.problems.is_empty());
+            assert!(withdrawn, "{code} with wrong flags");
+        }
+    }
+}

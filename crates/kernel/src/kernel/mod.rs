@@ -175,7 +175,7 @@ impl Kernel {
     pub fn learned_routes(&self) -> BTreeMap<Prefix, NextHops> {
         let objects = self.routes.next_hops();
         let gateway = |id: &u32| match objects.get(id) {
-            Some(NextHop::Single(egress)) => Some(egress.gateway),
+            Some(NextHop::Single(egress)) => Some(egress.next_hop()),
             _ => None,
         };
         let gateways = |id: &u32| match objects.get(id) {

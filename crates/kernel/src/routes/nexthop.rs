@@ -4,7 +4,7 @@ use crate::Error;
 use crate::link::family_number;
 use crate::netlink::{Message, Received, Socket};
 use crate::reconcile::{Plan, Table};
-use lasthop_net::{Family, IfIndex, RouteProtocol};
+use lasthop_net::{Family, IfIndex, RouteProtocol, scoped};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -41,6 +41,17 @@ pub struct Egress {
     pub gateway: IpAddr,
     /// The link.
     pub link: IfIndex,
+}
+
+impl Egress {
+    /// The neighbour as a route's next hop names it: a link-local one with its link.
+    #[must_use]
+    pub fn next_hop(&self) -> IpAddr {
+        match self.gateway {
+            IpAddr::V6(gateway) => scoped::on_link(gateway, self.link).unwrap_or(gateway).into(),
+            gateway => gateway,
+        }
+    }
 }
 
 /// Reads an `RTM_NEWNEXTHOP` or `RTM_DELNEXTHOP`: id, protocol, content.
