@@ -204,9 +204,10 @@ impl Iptables {
             match concerns {
                 Concerns::Chain(table, name) => {
                     let key = (*table, name.clone());
-                    let rules = wanted.chains.get(&key).map_or(&[][..], Vec::as_slice);
-                    let seen = |comment| save::Seen { comment, fingerprint: 0, counters: (0, 0) };
-                    actual.chains.insert(key, batch::comments(name, rules).into_iter().map(seen).collect());
+                    let comments = wanted.chains.get(&key).map_or(&[][..], |chain| &chain.comments);
+                    let seen =
+                        |comment: &String| save::Seen { comment: comment.clone(), fingerprint: 0, counters: (0, 0) };
+                    actual.chains.insert(key, comments.iter().map(seen).collect());
                 }
                 Concerns::Gone(table, name) => {
                     actual.chains.remove(&(*table, name.clone()));
@@ -349,7 +350,13 @@ impl Iptables {
             refused.extend(names.map(|object| (object, reason.clone())));
         }
         let inputs = Inputs { policy: desired, kinds, refused: &refused, mask: self.config.mask };
-        let rendered: [Rendered; 2] = Family::ALL.map(|family| policy::render(inputs, family));
+        let memos = &mut self.memos;
+        let rendered: [Rendered; 2] = Family::ALL.map(|family| {
+            let memo = &mut memos[index(family)];
+            let rendered = policy::render(inputs, family, memo);
+            tracing::debug!(%family, programs = memo.rendered, of = desired.programs.len(), "rendered");
+            rendered
+        });
         let mut sets = policy_sets.clone();
         for rendered in &rendered {
             sets.extend(rendered.lists.iter().map(|(name, spec)| (name.clone(), spec.clone())));

@@ -4,10 +4,11 @@
 //! * Each table of a batch is one step of the kernel's: a packet meets its rules from before or from after.
 //! * Our call stands first in its base chain, and once.
 
-use super::rule::{Chains, Hook, Rule, Table, Target};
+use super::rule::{Chain, Chains, Hook, Rule, Table, Target};
 use super::save::{Actual, Call};
 use std::collections::BTreeSet;
 use std::fmt::Write;
+use std::sync::Arc;
 
 /// What a line of a batch is about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,11 +74,6 @@ pub(super) struct Wanted<'a> {
     pub(super) spared: &'a BTreeSet<(Table, String)>,
 }
 
-/// Comments of a chain's rules, by which it is compared.
-pub(super) fn comments(name: &str, rules: &[Rule]) -> Vec<String> {
-    rules.iter().map(|rule| rule.comment(name)).collect()
-}
-
 /// The rule of a base chain that calls ours.
 fn call_rule(hook: &Hook) -> Rule {
     Rule::new("hook", "", Target::Jump(hook.ours.to_owned()))
@@ -106,27 +102,26 @@ pub(super) fn plan(actual: &Actual, wanted: &Wanted<'_>) -> Batch {
 }
 
 fn of_table(table: Table, actual: &Actual, wanted: &Wanted<'_>, batch: &mut Batch) {
-    let of = |(key, _): &(&(Table, String), &Vec<Rule>)| key.0 == table;
+    let of = |(key, _): &(&(Table, String), &Arc<Chain>)| key.0 == table;
     let mut written = Vec::new();
     for ((_, name), rules) in wanted.chains.iter().filter(of) {
-        let comments = comments(name, rules);
         let there = actual.chains.get(&(table, name.clone()));
-        let same = there.is_some_and(|seen| seen.iter().map(|s| &s.comment).eq(&comments));
+        let same = there.is_some_and(|seen| seen.iter().map(|s| &s.comment).eq(&rules.comments));
         if !same {
-            written.push((name, rules, comments));
+            written.push((name, rules));
         }
     }
     let stays = |key: &(Table, String)| wanted.chains.contains_key(key) || wanted.spared.contains(key);
     let gone: Vec<&String> =
         actual.chains.keys().filter(|key| key.0 == table && !stays(key)).map(|(_, name)| name).collect();
-    for (name, ..) in &written {
+    for (name, _) in &written {
         batch.line(Concerns::Chain(table, (*name).clone()), &format!(":{name} - [0:0]"));
     }
     for name in &gone {
         batch.line(Concerns::Gone(table, (*name).clone()), &format!(":{name} - [0:0]"));
     }
-    for (name, rules, comments) in written {
-        for (rule, comment) in rules.iter().zip(&comments) {
+    for (name, rules) in written {
+        for (rule, comment) in rules.iter().zip(&rules.comments) {
             let mut line = String::with_capacity(160);
             // Writing to a string never fails.
             let _ = write!(line, "-A {name}{}", rule.text(comment));
@@ -174,7 +169,7 @@ mod tests {
 
     fn chains(rules: &[&str]) -> Chains {
         let rules = rules.iter().map(|matches| Rule::new("x", *matches, Target::Drop)).collect();
-        Chains::from([((Table::Filter, "LASTHOP-FORWARD".to_owned()), rules)])
+        Chains::from([((Table::Filter, "LASTHOP-FORWARD".to_owned()), Chain::new("LASTHOP-FORWARD", rules))])
     }
 
     fn planned(saved: &str, chains: &Chains, hooks: &[Hook]) -> Vec<String> {
@@ -193,7 +188,7 @@ mod tests {
         }
         for ((_, name), rules) in chains {
             text += &format!(":{name} - [0:0]\n");
-            for rule in rules {
+            for rule in rules.iter() {
                 text += &format!("[0:0] -A {name}{}\n", rule.text(&rule.comment(name)));
             }
         }
@@ -226,7 +221,7 @@ mod tests {
         assert_eq!(planned(&pushed_down, &wanted, &HOOKS), ["*filter", "-D FORWARD 2", "-I FORWARD 1", "COMMIT"]);
         let mut extra = wanted.clone();
         for name in ["LASTHOP-old", "LASTHOP-spared"] {
-            extra.insert((Table::Filter, name.to_owned()), Vec::new());
+            extra.insert((Table::Filter, name.to_owned()), Chain::new(name, Vec::new()));
         }
         let lines = planned(&saved(&extra, &HOOKS, ""), &wanted, &HOOKS);
         assert_eq!(lines, ["*filter", ":LASTHOP-old - [0:0]", "-X LASTHOP-old", "COMMIT"]);

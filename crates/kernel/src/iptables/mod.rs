@@ -18,6 +18,7 @@ mod apply;
 mod batch;
 mod mark;
 mod matches;
+mod memo;
 mod policy;
 mod rule;
 mod save;
@@ -74,6 +75,8 @@ pub struct Iptables {
     shown: BTreeMap<(usize, String), u64>,
     guard: Option<Guard>,
     policy: Option<Known>,
+    /// What programs were rendered to, by family.
+    memos: [memo::Memo; 2],
     /// What the programs have refused, and why. Tried again after the next [`Self::read_back`].
     refused: BTreeMap<Object, String>,
     /// Whether all of policy has been compared with what is there since that was read.
@@ -127,6 +130,7 @@ impl Iptables {
             shown: BTreeMap::new(),
             guard: None,
             policy: None,
+            memos: Default::default(),
             refused: BTreeMap::new(),
             verified: false,
             sources_verified: false,

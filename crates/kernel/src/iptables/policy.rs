@@ -16,7 +16,8 @@
 
 use super::mark::Mask;
 use super::matches::{self, Context};
-use super::rule::{Chains, Rule, Table, Target, chain_name};
+use super::memo::Memo;
+use super::rule::{Chain, Chains, Rule, Table, Target, chain_name};
 use super::sets::{Kind, Spec, net};
 use super::skeleton::{FROM, LINK_ONLY, Place, TO, icmpv6, is_plain};
 use lasthop_net::{Family, IfName};
@@ -25,6 +26,7 @@ use lasthop_policy::ir::{
     ProgramId, Rate, SetId, StackId, Step, StepName, TierDefault,
 };
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// The NFLOG group to which denied packets are offered, some of them. Their prefix is the id of what decided.
 pub const DENIED_GROUP: u16 = 76;
@@ -104,17 +106,19 @@ fn stack_at(interface: &InterfacePolicy, place: Place) -> Option<StackId> {
 
 /// The chains in which links are looked up while nobody has said what policy is: they drop everything.
 pub(super) fn closed() -> Chains {
-    let chain = |name: &str, direction| ((Table::Filter, name.to_owned()), vec![unknown(direction)]);
+    let chain = |name: &str, way| ((Table::Filter, name.to_owned()), Chain::new(name, vec![unknown(way)]));
     Chains::from([chain(FROM, Way::From), chain(TO, Way::To)])
 }
 
 /// All chains of a policy.
-pub(super) fn render(inputs: Inputs<'_>, family: Family) -> Rendered {
+pub(super) fn render(inputs: Inputs<'_>, family: Family, memo: &mut Memo) -> Rendered {
+    memo.begin(inputs.policy);
     let mut r = Renderer {
         inputs,
         context: Context { family, kinds: inputs.kinds, lists: BTreeMap::new() },
         out: Rendered::default(),
         table: Table::Filter,
+        memo,
     };
     r.out.failed = inputs.refused.clone();
     let policy = inputs.policy;
@@ -171,11 +175,13 @@ struct Renderer<'a> {
     out: Rendered,
     /// The table that is being rendered into.
     table: Table,
+    memo: &'a mut Memo,
 }
 
 impl Renderer<'_> {
     fn put(&mut self, name: String, rules: Vec<Rule>) {
-        self.out.chains.insert((self.table, name), rules);
+        let chain = Chain::new(&name, rules);
+        self.out.chains.insert((self.table, name), chain);
     }
 
     fn has(&self, name: &str) -> bool {
@@ -238,17 +244,29 @@ impl Renderer<'_> {
         let Some(program) = self.inputs.policy.programs.get(&id) else {
             return Err(format!("program {} is not there", id.0));
         };
-        match self.rules(id, program) {
-            Ok(rules) => {
-                self.out.owners.insert(name.clone(), Object::Program(id));
-                self.put(name, rules);
-                Ok(())
-            }
-            Err(reason) => {
-                self.out.failed.insert(Object::Program(id), reason.clone());
-                Err(reason)
-            }
+        let (key, kinds) = ((self.table, id), self.inputs.kinds);
+        let sets_failed = self.out.failed.keys().any(|object| matches!(object, Object::Set(_)));
+        if let Some(part) = self.memo.part(key, program, kinds).filter(|_| !sets_failed) {
+            self.out.chains.extend(part.chains.iter().map(|(key, chain)| (key.clone(), Arc::clone(chain))));
+            self.context.lists.extend(part.lists.iter().map(|(name, spec)| (name.clone(), spec.clone())));
+            self.out.owners.insert(name, Object::Program(id));
+            return Ok(());
         }
+        // Apart from all others, so that it can be kept.
+        let others = (std::mem::take(&mut self.out.chains), std::mem::take(&mut self.context.lists));
+        self.memo.rendered += 1;
+        let result = self.rules(id, program).map(|rules| self.put(name.clone(), rules));
+        let chains = std::mem::replace(&mut self.out.chains, others.0);
+        let lists = std::mem::replace(&mut self.context.lists, others.1);
+        if let Err(reason) = result {
+            self.out.failed.insert(Object::Program(id), reason.clone());
+            return Err(reason);
+        }
+        self.out.chains.extend(chains.iter().map(|(key, chain)| (key.clone(), Arc::clone(chain))));
+        self.context.lists.extend(lists.iter().map(|(name, spec)| (name.clone(), spec.clone())));
+        self.out.owners.insert(name, Object::Program(id));
+        self.memo.keep(key, (program, kinds), (chains, lists));
+        Ok(())
     }
 
     fn rules(&mut self, id: ProgramId, program: &Program) -> Result<Vec<Rule>, String> {
@@ -310,6 +328,9 @@ impl Renderer<'_> {
     /// The chain of a step; its name.
     fn step(&mut self, step: &Step) -> Result<String, String> {
         let name = chain_name('t', Digest::of(step));
+        if self.has(&name) {
+            return Ok(name);
+        }
         let mut rules = Vec::new();
         for (place, id) in step.programs.iter().enumerate() {
             self.program(*id)?;
@@ -324,9 +345,7 @@ impl Renderer<'_> {
             let deny = self.deny(&id);
             rules.push(Rule::new(id, "", deny));
         }
-        if !self.has(&name) {
-            self.put(name.clone(), rules);
-        }
+        self.put(name.clone(), rules);
         Ok(name)
     }
 

@@ -7,6 +7,8 @@
 use lasthop_policy::ir::Digest;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
 
 /// Begins the name of every chain of ours.
 pub const CHAIN_PREFIX: &str = "LASTHOP-";
@@ -115,8 +117,30 @@ impl Rule {
     }
 }
 
-/// A chain of ours and its rules.
-pub(super) type Chains = BTreeMap<(Table, String), Vec<Rule>>;
+/// The rules of a chain, and the comments by which they are compared.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Chain {
+    rules: Vec<Rule>,
+    pub(super) comments: Vec<String>,
+}
+
+impl Chain {
+    pub(super) fn new(name: &str, rules: Vec<Rule>) -> Arc<Self> {
+        let comments = rules.iter().map(|rule| rule.comment(name)).collect();
+        Arc::new(Self { rules, comments })
+    }
+}
+
+impl Deref for Chain {
+    type Target = [Rule];
+
+    fn deref(&self) -> &[Rule] {
+        &self.rules
+    }
+}
+
+/// Chains of ours by table and name.
+pub(super) type Chains = BTreeMap<(Table, String), Arc<Chain>>;
 
 /// A base chain from which ours are called: table, base chain, our chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -19,7 +19,7 @@
 //! * Source routing in IPv4 is found by looking for the option's number among the first bytes behind the header of packets
 //!   that have options, so a harmless option that holds that byte is dropped too.
 
-use super::rule::{Chains, Hook, Rule, Table, Target};
+use super::rule::{Chain, Chains, Hook, Rule, Table, Target};
 use super::sets::{Element, Kind, Spec, nets};
 use super::{Error, Mask};
 use lasthop_compute::{EndpointToHost, Guard, Nat};
@@ -159,7 +159,7 @@ pub(super) fn chains(inputs: &Inputs<'_>, family: Family) -> Result<Chains, Erro
     let patterns = &link_patterns(inputs.guard)?;
     let mut chains = Chains::new();
     let mut put = |table, name: &str, rules| {
-        chains.insert((table, name.to_owned()), rules);
+        chains.insert((table, name.to_owned()), Chain::new(name, rules));
     };
     put(Table::Raw, RAW_IN, raw_in(patterns, inputs));
     put(Table::Raw, SOURCE, source(family));
