@@ -7,6 +7,11 @@ use std::str::FromStr;
 /// The kinds of resources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
+    /// `Rollout` of ours: a change that somebody waits for, or that goes back by itself. The first in the order of kinds, so that
+    /// where it is written in order it stands before what it changes.
+    Rollout,
+    /// `RolloutReport` of ours: what a host says of a rollout.
+    RolloutReport,
     /// `Node`.
     Node,
     /// `WorkloadEndpoint`.
@@ -49,10 +54,6 @@ pub enum Kind {
     ServiceAccount,
     /// `EndpointSlice` of discovery.k8s.io: what stands behind a service.
     EndpointSlice,
-    /// `Rollout` of ours: a change that somebody waits for, or that goes back by itself.
-    Rollout,
-    /// `RolloutReport` of ours: what a host says of a rollout.
-    RolloutReport,
 }
 
 /// Where resources of a kind live.

@@ -4,7 +4,7 @@
 
 use crate::ir::{
     Action, Digest, Direction, End, Force, HostPolicy, Icmp, Member, Owner, Ports, Program, ProgramId, Rule, SetId,
-    SetKind, Side, Stack, StepName, TierDefault,
+    SetKind, Side, Stack, Step, StepName, TierDefault,
 };
 use lasthop_net::{Family, Prefix};
 use std::collections::BTreeSet;
@@ -156,33 +156,37 @@ const NEAREST: usize = 3;
 /// Decides about a packet at one endpoint in one direction.
 #[must_use]
 pub fn decide(stack: &Stack, known: &impl Knowledge, packet: &Packet) -> Decision {
-    let mut walk =
-        Walk { known, packet, passed: Vec::new(), logged: Vec::new(), staged: Vec::new(), missed: Vec::new() };
-    for step in &stack.steps {
-        match walk.step(&step.programs) {
-            Said::Final(verdict, rule) => return walk.finish(verdict, Cause::Rule(rule)),
-            Said::Lost(program) => return walk.finish(Verdict::Deny, Cause::Lost(program)),
-            Said::Pass => {}
-            Said::Nothing if step.otherwise == TierDefault::Pass => {}
-            Said::Nothing => {
-                let asked = step.programs.iter().filter_map(|id| known.program(*id));
-                let asked = asked.filter(|p| p.force == Force::Enforced).map(|p| p.owner.clone()).collect();
-                let cause = match &step.name {
-                    StepName::Tier(tier) => Cause::TierDefault { tier: tier.clone(), asked },
-                    StepName::Profiles => Cause::NoProfileAnswers { asked },
-                };
-                return walk.finish(Verdict::Deny, cause);
-            }
-        }
-    }
-    match stack.end {
-        End::Deny => walk.finish(Verdict::Deny, Cause::NoProfile),
-        End::GoOn => walk.finish(Verdict::GoOn, Cause::Silence),
-    }
+    let mut walk = Walk::new(known, packet, Tell::Reasons);
+    let (verdict, by) = walk.go(stack);
+    walk.finish(verdict, by)
 }
 
-enum Said {
-    Final(Verdict, RuleName),
+/// As [`decide`], without the reasons: for who asks very often.
+#[must_use]
+pub fn verdict(stack: &Stack, known: &impl Knowledge, packet: &Packet) -> Verdict {
+    Walk::new(known, packet, Tell::Verdict).go(stack).0
+}
+
+/// What is wanted of a decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tell {
+    /// The verdict alone.
+    Verdict,
+    /// How it came about, too.
+    Reasons,
+}
+
+/// What decided.
+enum By<'a> {
+    Rule(&'a Program, usize),
+    Lost(ProgramId),
+    Step(&'a Step),
+    NoProfile,
+    Silence,
+}
+
+enum Said<'a> {
+    Final(Verdict, &'a Program, usize),
     Lost(ProgramId),
     Pass,
     Nothing,
@@ -191,29 +195,52 @@ enum Said {
 struct Walk<'a, K> {
     known: &'a K,
     packet: &'a Packet,
-    passed: Vec<RuleName>,
-    logged: Vec<RuleName>,
-    staged: Vec<(RuleName, Action)>,
+    tell: Tell,
+    passed: Vec<(&'a Program, usize)>,
+    logged: Vec<(&'a Program, usize)>,
+    staged: Vec<(&'a Program, usize, Action)>,
     /// Rules that would have allowed the packet and do not match.
     missed: Vec<(&'a Program, usize)>,
 }
 
 impl<'a, K: Knowledge> Walk<'a, K> {
-    fn step(&mut self, programs: &[ProgramId]) -> Said {
+    fn new(known: &'a K, packet: &'a Packet, tell: Tell) -> Self {
+        Self { known, packet, tell, passed: Vec::new(), logged: Vec::new(), staged: Vec::new(), missed: Vec::new() }
+    }
+
+    fn go(&mut self, stack: &'a Stack) -> (Verdict, By<'a>) {
+        for step in &stack.steps {
+            match self.step(&step.programs) {
+                Said::Final(verdict, program, index) => return (verdict, By::Rule(program, index)),
+                Said::Lost(program) => return (Verdict::Deny, By::Lost(program)),
+                Said::Pass => {}
+                Said::Nothing if step.otherwise == TierDefault::Pass => {}
+                Said::Nothing => return (Verdict::Deny, By::Step(step)),
+            }
+        }
+        match stack.end {
+            End::Deny => (Verdict::Deny, By::NoProfile),
+            End::GoOn => (Verdict::GoOn, By::Silence),
+        }
+    }
+
+    fn step(&mut self, programs: &[ProgramId]) -> Said<'a> {
         for id in programs {
             // A program that is not there is not known to allow anything.
             let Some(program) = self.known.program(*id) else { return Said::Lost(*id) };
+            if program.force == Force::Staged && self.tell == Tell::Verdict {
+                continue;
+            }
             let Some((index, action)) = self.first_match(program) else { continue };
-            let rule = name(program, index);
             if program.force == Force::Staged {
-                self.staged.push((rule, action));
+                self.staged.push((program, index, action));
                 continue;
             }
             match action {
-                Action::Allow => return Said::Final(Verdict::Allow, rule),
-                Action::Deny => return Said::Final(Verdict::Deny, rule),
+                Action::Allow => return Said::Final(Verdict::Allow, program, index),
+                Action::Deny => return Said::Final(Verdict::Deny, program, index),
                 Action::Pass => {
-                    self.passed.push(rule);
+                    self.passed.push((program, index));
                     return Said::Pass;
                 }
                 Action::Log => {}
@@ -225,11 +252,14 @@ impl<'a, K: Knowledge> Walk<'a, K> {
     /// The first rule with a final action that matches.
     fn first_match(&mut self, program: &'a Program) -> Option<(usize, Action)> {
         for (index, rule) in program.rules.iter().enumerate() {
+            if rule.action == Action::Log && self.tell == Tell::Verdict {
+                continue;
+            }
             match (matches(rule, self.packet, self.known), rule.action) {
-                (true, Action::Log) if program.force == Force::Enforced => self.logged.push(name(program, index)),
+                (true, Action::Log) if program.force == Force::Enforced => self.logged.push((program, index)),
                 (true, Action::Log) => {}
                 (true, action) => return Some((index, action)),
-                (false, Action::Allow) if program.force == Force::Enforced => {
+                (false, Action::Allow) if program.force == Force::Enforced && self.tell == Tell::Reasons => {
                     self.missed.push((program, index));
                 }
                 (false, _) => {}
@@ -238,7 +268,21 @@ impl<'a, K: Knowledge> Walk<'a, K> {
         None
     }
 
-    fn finish(self, verdict: Verdict, by: Cause) -> Decision {
+    fn finish(self, verdict: Verdict, by: By<'a>) -> Decision {
+        let by = match by {
+            By::Rule(program, index) => Cause::Rule(name(program, index)),
+            By::Lost(program) => Cause::Lost(program),
+            By::NoProfile => Cause::NoProfile,
+            By::Silence => Cause::Silence,
+            By::Step(step) => {
+                let asked = step.programs.iter().filter_map(|id| self.known.program(*id));
+                let asked = asked.filter(|p| p.force == Force::Enforced).map(|p| p.owner.clone()).collect();
+                match &step.name {
+                    StepName::Tier(tier) => Cause::TierDefault { tier: tier.clone(), asked },
+                    StepName::Profiles => Cause::NoProfileAnswers { asked },
+                }
+            }
+        };
         let mut near = Vec::new();
         if verdict == Verdict::Deny && !matches!(by, Cause::Rule(_)) {
             near.extend(self.missed.iter().map(|(program, index)| NearMiss {
@@ -248,8 +292,15 @@ impl<'a, K: Knowledge> Walk<'a, K> {
             near.sort_by_key(|miss| miss.differences.len());
             near.truncate(NEAREST);
         }
-        let Self { passed, logged, staged, .. } = self;
-        Decision { verdict, by, passed, logged, staged, near }
+        let names = |rules: &[(&Program, usize)]| rules.iter().map(|(program, index)| name(program, *index)).collect();
+        Decision {
+            verdict,
+            by,
+            passed: names(&self.passed),
+            logged: names(&self.logged),
+            staged: self.staged.iter().map(|(program, index, action)| (name(program, *index), *action)).collect(),
+            near,
+        }
     }
 }
 

@@ -10,8 +10,8 @@
 //! * What untracked or pre-DNAT policy allows meets no further host endpoint policy on that host, coming in or going out.
 //! * A failsafe port passes the policy of the stage where it is asked, no more: the packet stays tracked and meets the next stages.
 
-use crate::decide::{Decision, Packet, Transport, Verdict, decide};
-use crate::ir::{Direction, Failsafe, Interface, InterfacePolicy, StackId};
+use crate::decide::{Decision, Packet, Tell, Transport, Verdict, decide, verdict};
+use crate::ir::{Direction, Failsafe, Interface, InterfacePolicy, Stack, StackId};
 use crate::world::{Host, Interfaces, World};
 use lasthop_model::{EndpointKey, EndpointToHost, NodeName};
 use lasthop_net::IfName;
@@ -149,17 +149,26 @@ impl<'a> Network<'a> {
     /// Where a packet goes, and what becomes of it.
     #[must_use]
     pub fn journey(&self, question: &Question) -> Journey {
-        let mut way = Way { network: self, question, hops: Vec::new(), untracked: false };
-        let mut verdict = way.go().unwrap_or(Verdict::Deny);
-        if way.untracked && verdict != Verdict::Deny && way.back().is_err() {
-            verdict = Verdict::Deny;
-        }
+        let mut way = Way { network: self, question, tell: Tell::Reasons, hops: Vec::new(), untracked: false };
+        let verdict = way.there_and_back();
         Journey { hops: way.hops, verdict }
+    }
+
+    /// What becomes of a packet, without the reasons: for who asks very often.
+    #[must_use]
+    pub fn verdict(&self, question: &Question) -> Verdict {
+        Way { network: self, question, tell: Tell::Verdict, hops: Vec::new(), untracked: false }.there_and_back()
     }
 
     /// What a workload's own policy says.
     #[must_use]
     pub fn at_workload(&self, key: &EndpointKey, direction: Direction, packet: &Packet) -> Option<Decision> {
+        let (host, stack) = self.of_workload(key, direction)?;
+        Some(decide(stack, host, packet))
+    }
+
+    /// A workload's own policy, and the host that it is on.
+    fn of_workload(&self, key: &EndpointKey, direction: Direction) -> Option<(&Host, &Stack)> {
         let endpoint = self.world.workloads.get(key)?;
         let (_, host) = self.hosts.get(&endpoint.node)?;
         let policy = host.policy.workloads.get(&endpoint.link)?;
@@ -167,7 +176,7 @@ impl<'a> Network<'a> {
             Direction::Ingress => policy.to,
             Direction::Egress => policy.from,
         };
-        Some(decide(host.policy.stacks.get(&stack)?, host, packet))
+        Some((host, host.policy.stacks.get(&stack)?))
     }
 
     fn node_of(&self, party: &Party) -> Option<&NodeName> {
@@ -185,6 +194,7 @@ struct Denied;
 struct Way<'a> {
     network: &'a Network<'a>,
     question: &'a Question,
+    tell: Tell,
     hops: Vec<Hop>,
     /// Some host does not track the connection, so that its replies meet policy too.
     untracked: bool,
@@ -261,6 +271,27 @@ impl Way<'_> {
         Ok(Verdict::Allow)
     }
 
+    fn there_and_back(&mut self) -> Verdict {
+        match self.go() {
+            Ok(verdict) if verdict != Verdict::Deny && self.untracked && self.back().is_err() => Verdict::Deny,
+            Ok(verdict) => verdict,
+            Err(Denied) => Verdict::Deny,
+        }
+    }
+
+    /// Asks a stack; what says something is told.
+    fn ask(&mut self, (stack, host): (&Stack, &Host), packet: &Packet, place: impl FnOnce() -> Place) -> Verdict {
+        if self.tell == Tell::Verdict {
+            return verdict(stack, host, packet);
+        }
+        let decision = decide(stack, host, packet);
+        let verdict = decision.verdict;
+        if verdict != Verdict::GoOn {
+            self.hops.push(Hop { place: place(), word: Word::Policy(decision) });
+        }
+        verdict
+    }
+
     /// Comes into a host; says whether policy has allowed the packet there for good.
     fn enter(&mut self, node: &NodeName, link: Link) -> Result<bool, Denied> {
         if self.stage(node, link, Stage::UntrackedIn)? == Verdict::Allow {
@@ -294,10 +325,12 @@ impl Way<'_> {
             if failsafe(site, failsafes, &packet).is_some() {
                 continue;
             }
-            let decision = decide(stack, host, &reply);
-            if decision.verdict == Verdict::Deny {
-                let node = network.node_of(party).cloned();
-                self.hops.extend(node.map(|node| Hop { place: Place::Reply(node, out), word: Word::Policy(decision) }));
+            if verdict(stack, host, &reply) == Verdict::Deny {
+                let hop = |node: &NodeName| Hop {
+                    place: Place::Reply(node.clone(), out),
+                    word: Word::Policy(decide(stack, host, &reply)),
+                };
+                self.hops.extend(network.node_of(party).map(hop));
                 return Err(Denied);
             }
         }
@@ -316,11 +349,8 @@ impl Way<'_> {
     }
 
     fn workload(&mut self, key: &EndpointKey, direction: Direction) -> Result<(), Denied> {
-        let Some(decision) = self.network.at_workload(key, direction, &self.question.packet) else {
-            return Err(Denied);
-        };
-        let verdict = decision.verdict;
-        self.hops.push(Hop { place: Place::Workload(key.clone(), direction), word: Word::Policy(decision) });
+        let Some((host, stack)) = self.network.of_workload(key, direction) else { return Err(Denied) };
+        let verdict = self.ask((stack, host), &self.question.packet, || Place::Workload(key.clone(), direction));
         if verdict == Verdict::Allow { Ok(()) } else { Err(Denied) }
     }
 
@@ -342,13 +372,9 @@ impl Way<'_> {
             return Ok(if early { Verdict::GoOn } else { Verdict::Allow });
         }
         let Some(stack) = host.policy.stacks.get(&stack) else { return Err(Denied) };
-        let decision = decide(stack, host, &packet);
-        let verdict = decision.verdict;
+        let verdict = self.ask((stack, host), &packet, || place);
         let untracked = matches!(stage, Stage::UntrackedIn | Stage::UntrackedOut);
         self.untracked |= untracked && verdict == Verdict::Allow;
-        if verdict != Verdict::GoOn {
-            self.hops.push(Hop { place, word: Word::Policy(decision) });
-        }
         if verdict == Verdict::Deny { Err(Denied) } else { Ok(verdict) }
     }
 }

@@ -341,7 +341,7 @@ impl Comparison<'_> {
                 let packet = Packet { source: from.address, destination: to.address, transport };
                 let (from, to) = (from.party.clone(), to.party.clone());
                 let question = Question { from, to, packet, before_dnat: None };
-                [0, 1].map(|view: usize| self.views[view].network.journey(&question).verdict != Verdict::Deny)
+                [0, 1].map(|view: usize| self.views[view].network.verdict(&question) != Verdict::Deny)
             })
         };
         let gained = cuts.where_true(family, |transport| passes(transport) == [false, true]);
