@@ -90,7 +90,7 @@ fn workload(number: usize, node: &str, edition: usize) -> Event {
         ("pod-template-hash", format!("{:08x}", app * 7919)),
     ];
     let address = Ipv4Addr::from(0x0a80_0000 + number as u32);
-    endpoint(node, number, &format!("lh{number}"), address, labels)
+    endpoint(node, number, address, labels)
 }
 
 fn namespace(number: usize, edition: usize) -> Result<Event> {

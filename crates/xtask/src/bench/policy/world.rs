@@ -106,7 +106,7 @@ impl World {
     /// An endpoint of this host.
     pub(super) fn endpoint(self, number: usize) -> Event {
         let labels = [("policy", format!("p{}", number % self.policies))];
-        endpoint(NODE, number, &link(number), address(number), labels)
+        endpoint(NODE, number, address(number), labels)
     }
 }
 
@@ -129,7 +129,6 @@ pub(super) fn members(set: usize) -> impl Iterator<Item = Ipv4Addr> {
 pub(super) fn endpoint<const N: usize>(
     node: &str,
     number: usize,
-    link: &str,
     address: Ipv4Addr,
     labels: [(&str, String); N],
 ) -> Event {
@@ -139,7 +138,7 @@ pub(super) fn endpoint<const N: usize>(
     let endpoint = WorkloadEndpoint {
         key: key.clone(),
         node: node.parse().unwrap_or_else(|_| unreachable!("'{node}' is a name")),
-        link: link.parse().unwrap_or_else(|_| unreachable!("'{link}' is a name")),
+        link: link(number).parse().unwrap_or_else(|_| unreachable!("a short name")),
         mac: Some(lasthop_net::Mac(mac)),
         addresses: BTreeSet::from([IpAddr::V4(address)]),
         allowed_sources: BTreeSet::new(),
@@ -155,7 +154,7 @@ pub(super) fn endpoint<const N: usize>(
 /// The member of set 0 that is an endpoint of another host.
 pub(super) fn remote_member(number: usize) -> Event {
     let address = Ipv4Addr::new(10, 128, (number / 250) as u8, (number % 250) as u8 + 1);
-    endpoint("other", number, &link(number), address, [("set", "s0".to_owned())])
+    endpoint("other", number, address, [("set", "s0".to_owned())])
 }
 
 /// That what an event tells of is gone.
