@@ -4,13 +4,14 @@ CARGO ?= cargo
 LAB   ?= lasthop
 RELEASE := target/release/lasthop
 
-.PHONY: help demo test conformance bench build lab-up lab-down deps deps-test fmt lint unit doc test-e2e test-vm
+.PHONY: help demo test conformance bench bench-bgp build lab-up lab-down deps deps-test fmt lint unit doc test-e2e test-vm
 
 help:
 	@echo "make demo      see it work: three hosts, a route reflector, workloads, on this machine"
 	@echo "make test      everything a contributor needs: format, lints, tests, documentation, end to end"
 	@echo "make conformance  all cases about policy, on the evaluator and as real packets on nftables and both iptables"
 	@echo "make bench     the numbers, printed and written to bench/results/"
+	@echo "make bench-bgp the speaker as a route reflector beside BIRD, FRR, OpenBGPD and GoBGP"
 	@echo "make lab-up    bring the reference network up; make lab-down takes it down"
 
 build:
@@ -27,6 +28,9 @@ lab-down:
 
 bench: deps-test build
 	$(CARGO) run --release --quiet --package lasthop-xtask -- bench
+
+bench-bgp: deps-test build
+	$(CARGO) run --release --quiet --package lasthop-xtask -- bench bgp
 
 conformance: deps-test
 	$(CARGO) build --quiet --package lasthop-xtask

@@ -11,7 +11,7 @@ missing() {
 
 needed="gcc libc6-dev make net-tools iproute2 iputils-ping procps"
 [ "${1:-}" != test ] || needed="$needed nftables iptables ipset conntrack tcpdump iputils-arping bird2 ethtool python3-scapy \
-    iperf3 netcat-openbsd ndisc6 qemu-system-x86 busybox-static strace frr gobgpd"
+    iperf3 netcat-openbsd ndisc6 qemu-system-x86 busybox-static strace frr gobgpd openbgpd"
 
 if [ "$(id -u)" != 0 ]; then
     echo "error: labs and tests make network namespaces: run as root (sudo make ...)" >&2
@@ -32,7 +32,7 @@ if [ -n "$lacking" ]; then
     apt-get install -y -qq --no-install-recommends $lacking >/dev/null
     # The tests start their own BIRD, inside namespaces; this machine's own routing stays as it was.
     case " $(echo "$lacking" | tr '\n' ' ') " in
-        *" bird2 "* | *" frr "* | *" gobgpd "*) systemctl disable --now bird frr gobgpd >/dev/null 2>&1 || true ;;
+        *" bird2 "* | *" frr "* | *" gobgpd "* | *" openbgpd "*) systemctl disable --now bird frr gobgpd openbgpd >/dev/null 2>&1 || true ;;
     esac
 fi
 

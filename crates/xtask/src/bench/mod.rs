@@ -5,6 +5,7 @@
 //! the load is noted with every result. `bench/README.md` says how to read them.
 
 mod attach;
+mod bgp;
 mod bird;
 mod delete;
 mod echo;
@@ -27,7 +28,7 @@ use std::path::{Path, PathBuf};
 /// What to measure, and how thoroughly.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Only these: attach, routes, kill, delete, footprint, forward, policy
+    /// Only these: attach, routes, kill, delete, footprint, forward, policy, bgp [default: all but bgp, which takes longest]
     names: Vec<String>,
     /// Few rounds: shows that the benches work, in about a minute
     #[arg(long)]
@@ -56,7 +57,7 @@ impl Plan {
 
 type Bench = fn(&Plan) -> Result<Vec<Row>>;
 
-const BENCHES: [(&str, Bench); 7] = [
+const BENCHES: [(&str, Bench); 8] = [
     ("forward", forward::run),
     ("policy", policy::run),
     ("attach", attach::run),
@@ -64,7 +65,11 @@ const BENCHES: [(&str, Bench); 7] = [
     ("delete", delete::run),
     ("footprint", footprint::run),
     ("kill", kill::run),
+    ("bgp", bgp::run),
 ];
+
+/// Only when named: its table goes into a file of its own.
+const APART: &str = "bgp";
 
 /// Measures, prints, writes.
 pub(crate) fn run(options: &Options) -> Result<()> {
@@ -81,7 +86,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let plan = Plan { quick: options.quick, program };
     let mut rows = Vec::new();
     for (name, bench) in BENCHES {
-        if !options.names.is_empty() && !options.names.iter().any(|wanted| wanted == name) {
+        let named = options.names.iter().any(|wanted| wanted == name);
+        if !named && (!options.names.is_empty() || name == APART) {
             continue;
         }
         eprintln!("measuring {name} …");
@@ -95,7 +101,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     let table = report::table(&rows);
     println!("{table}");
-    report::write_latest(&options.results, &rows)?;
+    let apart = options.names.iter().all(|name| name == APART) && !options.names.is_empty();
+    let file = if apart { "bgp.md" } else { "latest.md" };
+    report::write_table(&options.results, file, &rows)?;
     if rows.iter().any(Row::is_broken) { bail!("not every bench could be run") } else { Ok(()) }
 }
 

@@ -175,9 +175,9 @@ pub(super) fn write_json(results: &Path, name: &str, rows: &[Row]) -> Result<()>
     write().with_context(|| format!("cannot write {}", file.display()))
 }
 
-/// Writes the table of this run as `latest.md`.
-pub(super) fn write_latest(results: &Path, rows: &[Row]) -> Result<()> {
-    let file = results.join("latest.md");
+/// Writes the table of this run as this file.
+pub(super) fn write_table(results: &Path, file: &str, rows: &[Row]) -> Result<()> {
+    let file = results.join(file);
     let text = format!("# Numbers of {}\n\n{}\n\n{}", today(), machine(), table(rows));
     let write = || std::fs::create_dir_all(results).and_then(|()| std::fs::write(&file, text));
     write().with_context(|| format!("cannot write {}", file.display()))
