@@ -4,11 +4,13 @@
 
 mod bfd;
 mod bird;
+mod daemon;
 mod frr;
 mod interop;
 mod line;
 mod load;
 mod restart;
+mod scenario;
 mod secure;
 mod support;
 
