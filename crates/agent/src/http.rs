@@ -2,6 +2,8 @@
 //!
 //! No lock and no counter outside the loop: a scrape is a status request, rendered.
 
+mod sessions;
+
 use crate::api::{Answer, Request, Status};
 use crate::socket::Call;
 use http_body_util::Full;
@@ -14,6 +16,8 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use serde::de::DeserializeOwned;
+use sessions::Session;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
@@ -49,10 +53,14 @@ async fn answer(
 ) -> Result<Response<Full<Bytes>>, std::convert::Infallible> {
     let path = request.uri().path();
     let (code, text) = match (request.method(), path) {
-        (&Method::GET, "/metrics" | "/health" | "/ready") => match status(&calls).await {
+        (&Method::GET, "/metrics" | "/health" | "/ready") => match ask(&calls, Request::Status).await {
             None => (StatusCode::SERVICE_UNAVAILABLE, "the agent's loop does not answer\n".to_owned()),
             Some(status) => match path {
-                "/metrics" => (StatusCode::OK, metrics(&status)),
+                // Without a speaker, or with one that is busy, the rest is still told.
+                "/metrics" => {
+                    let sessions: Vec<Session> = ask(&calls, Request::BgpPeers).await.unwrap_or_default();
+                    (StatusCode::OK, metrics(&status, &sessions))
+                }
                 "/health" => (StatusCode::OK, "alive\n".to_owned()),
                 _ => readiness(&status),
             },
@@ -67,10 +75,10 @@ async fn answer(
     Ok(response)
 }
 
-async fn status(calls: &mpsc::Sender<Call>) -> Option<Status> {
+async fn ask<T: DeserializeOwned>(calls: &mpsc::Sender<Call>, request: Request) -> Option<T> {
     let (reply, answer) = oneshot::channel();
     let ask = async {
-        calls.send(Call { request: Request::Status, reply }).await.ok()?;
+        calls.send(Call { request, reply }).await.ok()?;
         answer.await.ok()
     };
     match tokio::time::timeout(PATIENCE, ask).await {
@@ -100,7 +108,7 @@ fn readiness(status: &Status) -> (StatusCode, String) {
 }
 
 /// The status as OpenMetrics text: states are gauges, what only grows is a counter.
-fn metrics(status: &Status) -> String {
+fn metrics(status: &Status, sessions: &[Session]) -> String {
     let mut registry = Registry::with_prefix("lasthop");
     let mut gauge = |name: &str, help: &str, value: usize| {
         let gauge: Gauge = Gauge::default();
@@ -133,6 +141,7 @@ fn metrics(status: &Status) -> String {
         drops.get_or_create(&[("reason", reason.clone())]).inc_by(*packets);
     }
     registry.register("dropped_packets", "Packets that the guard dropped since its table was made", drops);
+    sessions::register(&mut registry, sessions);
     let mut text = String::new();
     match encode(&mut text, &registry) {
         Ok(()) => text,
@@ -220,12 +229,27 @@ mod tests {
             yielding: BTreeMap::from([("route 10.65.0.0/16".into(), "why".into())]),
             drops: BTreeMap::from([("spoofed".into(), 7), ("odd \"one\"".into(), 0)]),
         };
-        let families = parse(&metrics(&status));
+        let sessions = serde_json::json!([{
+            "address": "10.0.0.2", "asn": 64513, "state": "Established", "since": 1_700_000_000,
+            "prefixesIn": 3, "prefixesOut": 2, "prefixesRefused": 1, "prefixesStale": 0,
+            "counters": {"messagesIn": 9, "messagesOut": 8, "updatesIn": 4, "updatesOut": 3,
+                         "treatedAsWithdraw": 1, "attributesDiscarded": 0},
+            "endings": [{"by": "us", "reason": "hold timer expired", "times": 2}],
+        }]);
+        let sessions: Vec<Session> = serde_json::from_value(sessions).unwrap();
+        let families = parse(&metrics(&status, &sessions));
         let of = |kind: &str| {
             let of_kind = families.iter().filter(|(_, family)| family.kind == kind);
             of_kind.flat_map(|(_, family)| family.samples.clone()).collect::<BTreeMap<String, f64>>()
         };
         let counters = [
+            ("lasthop_bgp_attributes_discarded_total{peer=\"10.0.0.2\"}", 0.0),
+            ("lasthop_bgp_messages_total{peer=\"10.0.0.2\",direction=\"in\"}", 9.0),
+            ("lasthop_bgp_messages_total{peer=\"10.0.0.2\",direction=\"out\"}", 8.0),
+            ("lasthop_bgp_session_endings_total{peer=\"10.0.0.2\",by=\"us\",reason=\"hold timer expired\"}", 2.0),
+            ("lasthop_bgp_treated_as_withdraw_total{peer=\"10.0.0.2\"}", 1.0),
+            ("lasthop_bgp_updates_total{peer=\"10.0.0.2\",direction=\"in\"}", 4.0),
+            ("lasthop_bgp_updates_total{peer=\"10.0.0.2\",direction=\"out\"}", 3.0),
             ("lasthop_drift_repaired_total", 250.0),
             ("lasthop_dropped_packets_total{reason=\"odd \\\"one\\\"\"}", 0.0),
             ("lasthop_dropped_packets_total{reason=\"spoofed\"}", 7.0),
@@ -234,9 +258,16 @@ mod tests {
         ];
         assert_eq!(of("counter"), counters.map(|(name, value)| (name.to_owned(), value)).into());
         let gauges = of("gauge");
-        for (name, value) in [("workloads", 2.0), ("workloads_ready", 1.0), ("yielding", 1.0), ("pending", 0.0)] {
+        for (name, value) in [
+            ("workloads", 2.0),
+            ("workloads_ready", 1.0),
+            ("yielding", 1.0),
+            ("pending", 0.0),
+            ("bgp_prefixes{peer=\"10.0.0.2\",kind=\"refused\"}", 1.0),
+            ("bgp_session_up{peer=\"10.0.0.2\",asn=\"64513\"}", 1.0),
+        ] {
             assert_eq!(gauges.get(&format!("lasthop_{name}")), Some(&value), "{name}");
         }
-        assert_eq!(families.len(), 17);
+        assert_eq!(families.len(), 26);
     }
 }

@@ -15,6 +15,7 @@ mod liveness;
 pub mod protocol;
 mod serve;
 mod socket;
+mod suspect;
 
 pub use client::{Client, Event};
 pub use protocol::{LearnedRoute, PeerState, Question, ToSpeaker};

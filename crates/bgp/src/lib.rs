@@ -8,6 +8,7 @@ mod api;
 mod attributes;
 pub mod bfd;
 pub mod config;
+mod ended;
 mod peer;
 mod policy;
 mod reason;
@@ -18,6 +19,7 @@ mod speaker;
 mod wire;
 
 pub use api::{Bytes, ConnId, Input, Origin, Output, Start, StopMode};
+pub use ended::{EndedBy, Ending};
 pub use reason::{Loss, NotAdvertised, Refusal};
 pub use report::{
     AdvertisedReport, NegotiatedReport, PathReport, PathSource, PathVerdict, PeerCounters, PeerState, PeerStatus,

@@ -4,6 +4,7 @@ use crate::api::ConnId;
 use crate::attributes::Attributes;
 use crate::bfd;
 use crate::config::{Admin, ConnectMode, PeerConfig, Role};
+use crate::ended::Ending;
 use crate::report::{PeerCounters, PeerState};
 use crate::session::{Connection, Phase};
 use crate::wire::nlri::Nlri;
@@ -75,9 +76,16 @@ pub(crate) struct Peer {
     last_dial: Option<Instant>,
     failures: u32,
     pub(crate) connections: Vec<Connection>,
-    /// The state last reported, and since when it holds.
-    pub(crate) shown: (PeerState, Instant),
-    pub(crate) last_error: Option<String>,
+    /// The state last reported.
+    pub(crate) shown: PeerState,
+    /// How its last session, or try to agree on one, ended.
+    pub(crate) ended: Option<String>,
+    /// What becomes of tries to connect since then.
+    pub(crate) tried: Option<String>,
+    /// When its session last came up or went down.
+    pub(crate) since: Instant,
+    /// How often its sessions ended in which way.
+    pub(crate) endings: BTreeMap<Ending, u64>,
     pub(crate) counters: PeerCounters,
     pub(crate) helping: Helping,
     /// How long its stale routes may live after its restart time, as it last said.
@@ -134,8 +142,11 @@ impl Peer {
             last_dial: None,
             failures: 0,
             connections: Vec::new(),
-            shown: (PeerState::Idle, now),
-            last_error: None,
+            shown: PeerState::Idle,
+            ended: None,
+            tried: None,
+            since: now,
+            endings: BTreeMap::new(),
             counters: PeerCounters::default(),
             helping: Helping::No,
             long_lived: BTreeMap::new(),
@@ -174,6 +185,14 @@ impl Peer {
                 Some(Bar::Until(end)) => now < end,
                 Some(Bar::UntilChanged) => true,
             }
+    }
+
+    /// Why there is no session, in one line.
+    pub(crate) fn last_error(&self) -> Option<String> {
+        match (&self.ended, &self.tried) {
+            (Some(ended), Some(tried)) => Some(format!("{ended}; since then {tried}")),
+            (ended, tried) => ended.clone().or_else(|| tried.clone()),
+        }
     }
 
     /// How many prefixes of a family it announces.

@@ -1,6 +1,7 @@
 //! What an operator can ask a speaker, answered in plain values and in words.
 
 use lasthop_net::{Asn, Family, Prefix};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
@@ -87,6 +88,10 @@ impl fmt::Display for RestartStatus {
 /// What happened in numbers since the peer was configured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PeerCounters {
+    /// Messages received, of all kinds.
+    pub messages_in: u64,
+    /// Messages sent, of all kinds.
+    pub messages_out: u64,
     /// UPDATE messages received.
     pub updates_in: u64,
     /// UPDATE messages sent.
@@ -112,7 +117,7 @@ pub struct PeerStatus {
     pub local_asn: Asn,
     /// Where the session stands.
     pub state: PeerState,
-    /// Since when.
+    /// Since when its session is up, or is not.
     pub since: Instant,
     /// Why the last session or try failed, in words.
     pub last_error: Option<String>,
@@ -136,6 +141,8 @@ pub struct PeerStatus {
     pub notes: Vec<String>,
     /// Counters.
     pub counters: PeerCounters,
+    /// How often its sessions ended in which way.
+    pub endings: BTreeMap<crate::Ending, u64>,
 }
 
 /// Who a path is from.

@@ -10,6 +10,7 @@
 
 use crate::api::ConnId;
 use crate::config::{Role, RoleMode};
+use crate::ended::role_name;
 use crate::wire::capability::{Capabilities, Forwarding, GracefulRestart, PathsMode};
 use crate::wire::open::Open;
 use crate::wire::update::{Context, PeerKind, Update};
@@ -143,7 +144,11 @@ pub(crate) enum Down {
 
 impl From<WireError> for Down {
     fn from(error: WireError) -> Self {
-        let words = error.to_string();
+        // The NOTIFICATION is told beside it. An OPEN has one octet that can mean what is wrong.
+        let words = match error.path {
+            "OPEN" => error.reason.clone(),
+            path => format!("{path}, octet {}: {}", error.offset, error.reason),
+        };
         match error.outcome {
             Outcome::Reset(notification) => Self::Sent(notification, words),
             _ => Self::Sent(Notification::new((6, 0), []), words),
@@ -163,6 +168,8 @@ pub(crate) struct Connection {
     state: State,
     buffer: Vec<u8>,
     read: usize,
+    /// Messages read since they were last counted.
+    messages: u64,
 }
 
 /// RFC 4271 section 8.2.2 suggests 4 minutes; a peer that has not said OPEN within one will not.
@@ -180,7 +187,7 @@ impl Connection {
             }
             local => (local, None),
         };
-        (Self { id, side, local, link, terms, state, buffer: Vec::new(), read: 0 }, open)
+        (Self { id, side, local, link, terms, state, buffer: Vec::new(), read: 0, messages: 0 }, open)
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -207,6 +214,11 @@ impl Connection {
 
     pub(crate) fn kind(&self) -> PeerKind {
         self.terms.kind()
+    }
+
+    /// What we offered in it.
+    pub(crate) fn terms(&self) -> &Terms {
+        &self.terms
     }
 
     pub(crate) fn local_asn(&self) -> Asn {
@@ -243,11 +255,17 @@ impl Connection {
                 Err(error) => return Some(Event::Down(error.into())),
             };
             self.read += taken;
+            self.messages += 1;
             let event = step(&mut self.state, &self.terms, (now, kind, body));
             if event.is_some() {
                 return event;
             }
         }
+    }
+
+    /// How many messages were read since the last call.
+    pub(crate) fn take_messages(&mut self) -> u64 {
+        std::mem::take(&mut self.messages)
     }
 
     /// Gives memory back when nothing is left to read.
@@ -359,10 +377,10 @@ fn agree(terms: &Terms, open: &Open) -> Result<Agreed, WireError> {
     let refuse =
         |offset: usize, reason: String, code: (u8, u8)| Err(WireError::reset(offset, "OPEN", reason, (code, [])));
     if open.asn != terms.peer_asn {
-        return refuse(20, format!("the peer is AS {}, configured is AS {}", open.asn, terms.peer_asn), (2, 2));
+        return refuse(20, format!("it is AS {}, and AS {} is configured for it", open.asn, terms.peer_asn), (2, 2));
     }
     if open.router_id == terms.router_id && terms.kind() == PeerKind::Internal {
-        return refuse(24, format!("the peer's identifier {} is our own", open.router_id), (2, 3));
+        return refuse(24, format!("its identifier {} is our own: give each its own", open.router_id), (2, 3));
     }
     let theirs = &open.capabilities;
     // RFC 4760 section 8: without the capability, IPv4 unicast it is.
@@ -370,7 +388,11 @@ fn agree(terms: &Terms, open: &Open) -> Result<Agreed, WireError> {
     let families: BTreeSet<Family> = terms.families.intersection(&offered).copied().collect();
     if families.is_empty() && !terms.families.is_empty() {
         let missing = Capabilities { families: terms.families.clone(), ..Capabilities::default() };
-        let reason = "no address family in common".to_owned();
+        let list = |families: &BTreeSet<Family>| {
+            let words: Vec<String> = families.iter().map(ToString::to_string).collect();
+            if words.is_empty() { "none that we know".to_owned() } else { words.join(", ") }
+        };
+        let reason = format!("no address family in common: ours {}, its {}", list(&terms.families), list(&offered));
         return Err(WireError::reset(28, "OPEN", reason, ((2, 7), missing.encode())));
     }
     check_role(terms, theirs)?;
@@ -412,14 +434,14 @@ fn check_role(terms: &Terms, theirs: &Capabilities) -> Result<(), WireError> {
         Role::RouteServerClient => Role::RouteServer,
         Role::Peer => Role::Peer,
     };
+    let expected = role_name(expected);
+    let ours = role_name(ours);
     match theirs.role {
-        _ if theirs.two_roles => refuse("the peer names two roles".to_owned()),
-        Some(role) if role != expected => {
-            refuse(format!("the peer's role is {role:?}, to our {ours:?} it must be {expected:?}"))
+        _ if theirs.two_roles => refuse("it names two roles".to_owned()),
+        Some(role) if role_name(role) != expected => {
+            refuse(format!("its role is {}; to ours, {ours}, it must be {expected}", role_name(role)))
         }
-        None if mode == RoleMode::Strict => {
-            refuse(format!("the peer names no role, and to our {ours:?} it must be {expected:?}"))
-        }
+        None if mode == RoleMode::Strict => refuse(format!("it names no role; to ours, {ours}, it must be {expected}")),
         _ => Ok(()),
     }
 }

@@ -360,7 +360,9 @@ fn a_shutdown_text_is_shown() {
     let status = &bench.speaker.peers()[0];
     assert_eq!(
         status.last_error.as_deref(),
-        Some("the peer ended it: NOTIFICATION 6/2 (administrative shutdown): 'maintenance'")
+        Some(
+            "the peer ended it: its operator shut the session down: 'maintenance' [NOTIFICATION 6/2 (administrative shutdown)]"
+        )
     );
     assert!(bench.seen[&conn].closed && bench.seen[&conn].notification().is_none());
 }

@@ -52,6 +52,17 @@ struct Peer {
     notes: Vec<String>,
     negotiated: Option<Negotiated>,
     counters: Counters,
+    /// How often its sessions ended in which way.
+    endings: Vec<Ending>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Ending {
+    /// `us`, `peer` or `connection`.
+    by: String,
+    reason: &'static str,
+    times: u64,
 }
 
 #[derive(Serialize)]
@@ -82,6 +93,8 @@ struct GracefulRestart {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Counters {
+    messages_in: u64,
+    messages_out: u64,
     updates_in: u64,
     updates_out: u64,
     treated_as_withdraw: u64,
@@ -122,13 +135,32 @@ struct Advertised {
     reason: Option<String>,
 }
 
+/// Why nothing comes from a peer that is connected, as far as the driver can tell.
+pub(super) type Suspicion<'a> = &'a dyn Fn(IpAddr) -> Option<String>;
+
+fn peers(speaker: &Speaker, suspicion: Suspicion<'_>) -> Vec<PeerStatus> {
+    let mut peers = speaker.peers();
+    for peer in peers.iter_mut().filter(|peer| peer.state == lasthop_bgp::PeerState::OpenSent) {
+        if let Some(words) = suspicion(peer.address) {
+            peer.last_error = Some(words);
+        }
+    }
+    peers
+}
+
 /// Answers a question.
 ///
 /// # Errors
 /// In words, if the answer is too long.
-pub(super) fn answer(speaker: &Speaker, question: Question, now: Now) -> Result<String, String> {
+pub(super) fn answer(
+    speaker: &Speaker,
+    question: Question,
+    (now, suspicion): (Now, Suspicion<'_>),
+) -> Result<String, String> {
     let json = match question {
-        Question::Peers => json(&speaker.peers().into_iter().map(|peer| Peer::new(peer, now)).collect::<Vec<_>>()),
+        Question::Peers => {
+            json(&peers(speaker, suspicion).into_iter().map(|peer| Peer::new(peer, now)).collect::<Vec<_>>())
+        }
         Question::Paths(prefix) => json(&speaker.paths(prefix).into_iter().map(Path::from).collect::<Vec<_>>()),
         Question::Why(prefix) => json(&Why::from(speaker.why(prefix))),
     }?;
@@ -143,7 +175,7 @@ fn json(value: &impl Serialize) -> Result<String, String> {
 }
 
 /// Every peer in one line.
-pub(super) fn states(speaker: &Speaker, now: Now) -> Vec<PeerState> {
+pub(super) fn states(speaker: &Speaker, (now, suspicion): (Now, Suspicion<'_>)) -> Vec<PeerState> {
     let line = |peer: PeerStatus| PeerState {
         address: peer.address,
         state: peer.state.to_string(),
@@ -152,7 +184,7 @@ pub(super) fn states(speaker: &Speaker, now: Now) -> Vec<PeerState> {
         prefixes_in: peer.prefixes_in as u64,
         prefixes_out: peer.prefixes_out as u64,
     };
-    speaker.peers().into_iter().map(line).collect()
+    peers(speaker, suspicion).into_iter().map(line).collect()
 }
 
 impl Peer {
@@ -181,7 +213,14 @@ impl Peer {
             bfd: peer.bfd.map(|state| state.to_string()),
             notes: peer.notes,
             negotiated: peer.negotiated.map(Negotiated::from),
+            endings: peer
+                .endings
+                .into_iter()
+                .map(|(ending, times)| Ending { by: ending.by.to_string(), reason: ending.reason, times })
+                .collect(),
             counters: Counters {
+                messages_in: peer.counters.messages_in,
+                messages_out: peer.counters.messages_out,
                 updates_in: peer.counters.updates_in,
                 updates_out: peer.counters.updates_out,
                 treated_as_withdraw: peer.counters.treated_as_withdraw,

@@ -11,6 +11,7 @@ use super::link::{Channels, Greeted, InSync, Link};
 use super::liveness::Liveness;
 use super::protocol::{Question, ToAgent, ToSpeaker};
 use super::socket::{self, Half, ListenTerms, Terms};
+use super::suspect::{self, Dropped};
 use lasthop_bgp::bfd;
 use lasthop_bgp::config::{PeerConfig, SpeakerConfig};
 use lasthop_bgp::{ConnId, Input, Origin, Output, Speaker, Start, StopMode};
@@ -91,7 +92,8 @@ pub(super) struct Driver {
     save_at: Option<Instant>,
     complete_at: Option<Instant>,
     connections: HashMap<ConnId, Connection>,
-    sockets: HashMap<ConnId, (IpAddr, Weak<TcpStream>)>,
+    /// Their peers, and what the kernel had dropped when they came up.
+    sockets: HashMap<ConnId, (IpAddr, Weak<TcpStream>, Dropped)>,
     dialling: HashMap<ConnId, JoinHandle<()>>,
     next_accepted: u64,
     closing: JoinSet<()>,
@@ -324,7 +326,7 @@ impl Driver {
     fn open(&mut self, (conn, peer): (ConnId, IpAddr), stream: TcpStream) {
         socket::prepare(&stream);
         let stream = Arc::new(stream);
-        self.sockets.insert(conn, (peer, Arc::downgrade(&stream)));
+        self.sockets.insert(conn, (peer, Arc::downgrade(&stream), Dropped::read()));
         let reader = tokio::spawn(listen(conn, Arc::clone(&stream), self.channels.data.clone()));
         let signals = self.channels.signals.clone();
         let connection = Connection::start(Half(stream), reader, move || {
@@ -401,7 +403,7 @@ impl Driver {
         for peer in peers.values().filter(|peer| former.get(&peer.address) != Some(peer)) {
             speaker.set_peer(now, peer.clone());
         }
-        for (conn, (peer, stream)) in &self.sockets {
+        for (conn, (peer, stream, _)) in &self.sockets {
             let (Some(old), Some(new), Some(stream)) = (former.get(peer), peers.get(peer), stream.upgrade()) else {
                 continue;
             };
@@ -472,12 +474,19 @@ impl Driver {
 
     fn ask(&self, id: u64, question: Question) {
         let answer = match &self.speaker {
-            Some(speaker) => answer::answer(speaker, question, Now::read()),
+            Some(speaker) => answer::answer(speaker, question, (Now::read(), &|peer| self.suspicion(peer))),
             None => Err("the speaker has not been configured yet: is there a Node for this host?".to_owned()),
         };
         if let Some(link) = &self.agent {
             link.say(&ToAgent::Answer { id, answer });
         }
+    }
+
+    /// Why nothing comes over a connection that is up.
+    fn suspicion(&self, peer: IpAddr) -> Option<String> {
+        let terms = Terms::of(self.intent.as_ref()?.peers.get(&peer)?);
+        let mut before = self.sockets.values().filter(|(of, ..)| *of == peer).map(|(.., before)| *before);
+        suspect::no_open(&terms, before.next()?)
     }
 
     /// Carries out what the speaker wants done, and tells the agent what is new.
@@ -521,10 +530,14 @@ impl Driver {
                 }
             }
         }
+        let mut states = None;
+        if self.agent.as_ref().and_then(|link| link.look_at).is_some_and(|at| at <= now) {
+            states = Some(answer::states(&speaker, (Now::read(), &|peer| self.suspicion(peer))));
+        }
         if let Some(link) = &mut self.agent {
             link.tell(&self.learned, self.in_sync);
-            if link.look_at.is_some_and(|at| at <= now) {
-                link.tell_peers(answer::states(&speaker, Now::read()));
+            if let Some(states) = states {
+                link.tell_peers(states);
             }
         }
         self.speaker = Some(speaker);

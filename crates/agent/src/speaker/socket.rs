@@ -3,6 +3,7 @@
 mod half;
 mod options;
 
+use super::suspect::{self, Dropped};
 use lasthop_bgp::config::{Auth, PeerConfig, Ttl};
 use lasthop_net::{Family, IfIndex, IfName, scoped};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -16,8 +17,9 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 /// Connections that may wait to be accepted: every peer of a large reflector may come at once after its restart.
 const BACKLOG: i32 = 4096;
 
-/// How long a connection may take to come up; the kernel alone would try for two minutes.
-const CONNECT_LIMIT: Duration = Duration::from_secs(20);
+/// How long a connection may take to come up; the kernel alone would try for two minutes. Shorter than the speaker waits,
+/// because only here it shows what it may have failed for.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 /// Internetwork control (DSCP CS6), as routing protocols use it.
 const CONTROL: u32 = 0xc0;
@@ -40,12 +42,12 @@ pub(super) use half::Half;
 /// What a peer's connections are to be like.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Terms {
-    peer: IpAddr,
+    pub(super) peer: IpAddr,
     local: Option<IpAddr>,
-    port: u16,
+    pub(super) port: u16,
     interface: Option<IfName>,
-    auth: Option<Auth>,
-    ttl: Ttl,
+    pub(super) auth: Option<Auth>,
+    pub(super) ttl: Ttl,
 }
 
 impl Terms {
@@ -189,15 +191,17 @@ pub(super) async fn connect(terms: &Terms) -> io::Result<TcpStream> {
             )
         })?;
     }
+    let before = Dropped::read();
     let connecting = TcpSocket::from_std_stream(socket.into()).connect(terms.at(terms.peer, terms.port)?);
     match tokio::time::timeout(CONNECT_LIMIT, connecting).await {
         Ok(Ok(stream)) => {
             prepare(&stream);
             Ok(stream)
         }
-        Ok(Err(error)) => Err(error),
+        Ok(Err(error)) => Err(io::Error::new(error.kind(), suspect::refusal(terms, &error))),
         Err(_) => {
-            Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {} s", CONNECT_LIMIT.as_secs())))
+            let words = suspect::silence(terms, CONNECT_LIMIT, (before, Dropped::read()));
+            Err(io::Error::new(io::ErrorKind::TimedOut, words))
         }
     }
 }

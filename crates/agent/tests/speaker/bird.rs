@@ -105,7 +105,7 @@ fn a_peer_that_is_not_there_yet_is_met_soon_after_it_comes() {
     let (_speaker, mut agent) = speaker(&a, "10.99.0.1", 64512, vec![peer("10.99.0.1", "10.99.0.2", 64512)]);
     agent.wait("the reason", LIMIT, |agent| {
         let error = agent.states.first().and_then(|state| state.last_error.as_deref());
-        error.is_some_and(|error| error.contains("Connection refused"))
+        error.is_some_and(|error| error.contains("connection refused"))
     });
     agent.listen_for(Duration::from_secs(2));
     // It waits for us, so that it is our doing.

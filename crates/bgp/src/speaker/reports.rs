@@ -5,8 +5,8 @@ use crate::peer::{Helping, Peer, PeerId};
 use crate::policy::{Blocked, Policy};
 use crate::reason::{NotAdvertised, Refusal};
 use crate::report::{
-    AdvertisedReport, NegotiatedReport, PathReport, PathSource, PathVerdict, PeerState, PeerStatus, RestartStatus,
-    WhyReport,
+    AdvertisedReport, NegotiatedReport, PathReport, PathSource, PathVerdict, PeerCounters, PeerState, PeerStatus,
+    RestartStatus, WhyReport,
 };
 use crate::rib::decision::choose;
 use crate::rib::export::export;
@@ -36,8 +36,8 @@ impl Speaker {
             asn: peer.config.asn,
             local_asn: peer.config.local_asn.unwrap_or(self.config.asn),
             state: peer.state(),
-            since: peer.shown.1,
-            last_error: peer.last_error.clone(),
+            since: peer.since,
+            last_error: peer.last_error(),
             local_address: connection.map(|connection| connection.local),
             negotiated: agreed.map(negotiated),
             prefixes_in: peer.prefixes.len(),
@@ -47,7 +47,7 @@ impl Speaker {
             restart: match peer.helping {
                 Helping::Away { until, .. } => RestartStatus::PeerAway { until },
                 Helping::LongLived(ref until) => {
-                    RestartStatus::LongLived { until: until.values().max().copied().unwrap_or(peer.shown.1) }
+                    RestartStatus::LongLived { until: until.values().max().copied().unwrap_or(peer.since) }
                 }
                 Helping::Back { .. } => RestartStatus::AwaitingEndOfRib,
                 Helping::No if self.restart.is_deferring() && waits => RestartStatus::Deferring,
@@ -55,7 +55,11 @@ impl Speaker {
             },
             bfd: peer.liveness,
             notes: self.notes(peer),
-            counters: peer.counters,
+            counters: PeerCounters {
+                messages_out: peer.counters.messages_out + peer.counters.updates_out,
+                ..peer.counters
+            },
+            endings: peer.endings.clone(),
         }
     }
 

@@ -412,6 +412,7 @@ impl Speaker {
         self.lagging.insert(id);
         let connection = peer.established().and_then(|connection| Some((connection.id, connection.agreed()?)));
         if let Some((conn, _)) = connection.filter(|(_, agreed)| agreed.enhanced_refresh) {
+            peer.counters.messages_out += 1;
             self.outputs.push_back(Output::Send { conn, bytes: route_refresh(Refresh::Begin, family).into() });
             peer.owed.refresh.insert(family);
         }
@@ -496,10 +497,12 @@ impl Speaker {
         }
         self.lagging.remove(&id);
         for family in std::mem::take(&mut peer.owed.refresh) {
+            peer.counters.messages_out += 1;
             self.outputs.push_back(Output::Send { conn, bytes: route_refresh(Refresh::End, family).into() });
         }
         if self.restart.are_own_routes_complete() && group.hold == Hold::Nothing {
             for family in std::mem::take(&mut peer.owed.end_of_rib) {
+                peer.counters.updates_out += 1;
                 self.outputs.push_back(Output::Send { conn, bytes: end_of_rib(family).into() });
             }
         }

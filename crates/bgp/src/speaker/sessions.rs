@@ -4,6 +4,7 @@ use super::{Running, Speaker};
 use crate::api::{ConnId, Output};
 use crate::bfd;
 use crate::config::{Admin, LimitAction, PrefixLimit, RestartMode, Switch};
+use crate::ended::{self, Ending};
 use crate::peer::{Bar, Dial, Helping, Owed, Peer, PeerId, Retry};
 use crate::report::PeerState;
 use crate::rib::table::Source;
@@ -73,9 +74,7 @@ impl Speaker {
             }
             Dial::Connecting(conn, until) if until <= now => {
                 self.outputs.push_back(Output::Close { conn });
-                let hint = if peer.config.auth.is_some() { ": does it have the same password?" } else { "" };
-                let words = format!("no answer to our connection attempt{hint}");
-                self.connect_failed(now, conn, words);
+                self.connect_failed(now, conn, "no answer to our connection attempt".to_owned());
             }
             _ => {}
         }
@@ -122,7 +121,7 @@ impl Speaker {
         if matches!(peer.dial, Dial::Connecting(ours, _) if ours == conn) {
             if peer.connections.is_empty() {
                 peer.unreachable = true;
-                peer.last_error = Some(error);
+                peer.tried = Some(error);
             }
             peer.dial_again(now, Retry::NoConnection, router_id);
         }
@@ -165,6 +164,7 @@ impl Speaker {
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.connections.push(connection);
         }
+        self.count_sent(id);
         self.outputs.push_back(Output::Send { conn, bytes: open.into() });
     }
 
@@ -177,14 +177,33 @@ impl Speaker {
         }
         // An event may end the connection, and with it what is still unread.
         while let Some(event) = connection(self) {
+            self.count_received(id, conn);
             self.event(now, (id, conn), event);
         }
+        self.count_received(id, conn);
         self.rearm(now, id);
+    }
+
+    fn count_received(&mut self, id: PeerId, conn: ConnId) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            let messages = peer.connection(conn).map_or(0, Connection::take_messages);
+            peer.counters.messages_in += messages;
+        }
+    }
+
+    /// A message that is no UPDATE goes out.
+    pub(super) fn count_sent(&mut self, id: PeerId) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.counters.messages_out += 1;
+        }
     }
 
     fn event(&mut self, now: Instant, (id, conn): (PeerId, ConnId), event: Event) {
         match event {
-            Event::Send(bytes) => self.outputs.push_back(Output::Send { conn, bytes: bytes.into() }),
+            Event::Send(bytes) => {
+                self.count_sent(id);
+                self.outputs.push_back(Output::Send { conn, bytes: bytes.into() });
+            }
             Event::Opened => self.collide(now, (id, conn)),
             Event::Established => self.up(now, (id, conn)),
             Event::Update(update) => {
@@ -310,9 +329,12 @@ impl Speaker {
             Admin::Up => peer.dial_soon(now),
             Admin::Down(text) => {
                 let words =
-                    if text.is_empty() { "by the operator".to_owned() } else { format!("by the operator: {text}") };
-                peer.last_error = Some(format!("down {words}"));
+                    if text.is_empty() { "by our operator".to_owned() } else { format!("by our operator: '{text}'") };
+                let words = format!("shut down {words}");
                 self.reset(now, id, (Notification::shutdown(&text), &words));
+                if let Some(peer) = self.peers.get_mut(&id) {
+                    (peer.ended, peer.tried) = (Some(words), None);
+                }
                 self.drop_routes(id);
             }
         }
@@ -344,6 +366,7 @@ impl Speaker {
                 self.collision(now, (id, other));
             }
         }
+        self.count_sent(id);
         self.outputs.push_back(Output::Send { conn, bytes: confirm.into() });
     }
 
@@ -368,7 +391,7 @@ impl Speaker {
         peer.end_of_rib.clear();
         peer.warned.clear();
         peer.bar = None;
-        peer.last_error = None;
+        (peer.ended, peer.tried) = (None, None);
         let Some((agreed, kind)) = peer.established().and_then(|c| Some((c.agreed()?.clone(), c.kind()))) else {
             return;
         };
@@ -388,27 +411,35 @@ impl Speaker {
         let Some(place) = peer.connections.iter().position(|c| c.id == conn) else { return };
         let gone = peer.connections.remove(place);
         let keeps = gone.agreed().is_some_and(|agreed| agreed.notification);
-        let (words, retry) = match &down {
-            Down::Sent(notification, words) => {
+        let words = ended::words(&down, (gone.terms(), gone.phase()));
+        let retry = match &down {
+            Down::Sent(notification, _) => {
                 let hard = notification.is_final() && keeps && gone.established_since().is_some();
                 let said = if hard { notification.hard() } else { notification.clone() };
                 self.outputs.push_back(Output::Send { conn, bytes: said.encode().into() });
                 self.outputs.push_back(Output::Close { conn });
-                (format!("we ended it: {words} [{notification}]"), None)
+                peer.counters.messages_out += 1;
+                None
             }
-            Down::Received(notification) => {
+            Down::Received(_) => {
                 self.outputs.push_back(Output::Close { conn });
-                (format!("the peer ended it: {notification}"), None)
+                None
             }
-            Down::Lost(reason) => (format!("connection lost: {reason}"), Some(Retry::Lost)),
+            Down::Lost(_) => Some(Retry::Lost),
         };
         let lasted = gone.established_since().map(|since| now.duration_since(since));
         if lasted.is_some() {
             peer.counters.lost += 1;
+            *peer.endings.entry(Ending::of(&down)).or_default() += 1;
             tracing::warn!(peer = %peer.config.address, "session down: {words}");
         }
-        if peer.connections.is_empty() || lasted.is_some() {
-            peer.last_error = Some(words);
+        if lasted.is_none() && matches!(down, Down::Lost(_)) {
+            // What the last session ended with tells more.
+            if peer.connections.is_empty() {
+                peer.tried = Some(words);
+            }
+        } else if peer.connections.is_empty() || lasted.is_some() {
+            (peer.ended, peer.tried) = (Some(words), None);
         }
         if peer.connections.is_empty() && !matches!(peer.dial, Dial::Connecting(..)) {
             let retry = match (lasted, retry) {
@@ -452,11 +483,12 @@ impl Speaker {
             self.timers.extend(deadline.map(|at| (at, id)));
         }
         let state = peer.state();
-        if state != peer.shown.0 {
+        if state != peer.shown {
             // A reconnect attempt every few seconds is not news.
-            let news = state == PeerState::Established || peer.shown.0 == PeerState::Established;
-            peer.shown = (state, now);
+            let news = state == PeerState::Established || peer.shown == PeerState::Established;
+            peer.shown = state;
             if news {
+                peer.since = now;
                 self.outputs.push_back(Output::PeerChanged { peer: peer.config.address });
             }
         }

@@ -54,6 +54,20 @@ impl Notification {
         final_ones.contains(&(self.code, self.subcode))
     }
 
+    /// Itself, or what it is a Hard Reset for (RFC 8538).
+    pub(crate) fn meant(&self) -> Self {
+        self.inner().unwrap_or_else(|| self.clone())
+    }
+
+    /// Its name, without what it carries.
+    pub(crate) fn title(&self) -> String {
+        let mut bare = Self::new((self.code, self.subcode), []).to_string();
+        if let Some(inner) = self.inner() {
+            bare.push_str(&format!(" for {}", inner.title()));
+        }
+        bare
+    }
+
     /// What a Hard Reset is for (RFC 8538).
     fn inner(&self) -> Option<Self> {
         if (self.code, self.subcode) != Self::HARD_RESET || self.data.len() < 2 {
@@ -76,7 +90,7 @@ impl Notification {
     }
 
     /// The operator's text in a Cease (RFC 9003), made safe for a terminal.
-    fn shutdown_text(&self) -> Option<String> {
+    pub(crate) fn shutdown_text(&self) -> Option<String> {
         if let Some(inner) = self.inner() {
             return inner.shutdown_text();
         }
@@ -89,7 +103,7 @@ impl Notification {
         Some(text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect())
     }
 
-    fn words(&self) -> Option<&'static str> {
+    pub(crate) fn words(&self) -> Option<&'static str> {
         Some(match (self.code, self.subcode) {
             (0, 0) => "malformed",
             (1, 1) => "connection not synchronized",

@@ -21,6 +21,8 @@ pub(crate) struct Peer {
     prefixes_refused: u64,
     restart: Restart,
     negotiated: Option<Negotiated>,
+    #[serde(default)]
+    notes: Vec<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -74,9 +76,9 @@ pub(crate) fn peers(peers: &[Peer], format: Format, paint: Paint) -> String {
         return "no peers: no other Node and no BGPPeer asks for a session here\n".to_owned();
     }
     let wide = format == Format::Wide;
-    let mut headers = vec!["PEER", "AS", "STATE", "SINCE", "IN", "OUT", "REFUSED"];
+    let mut headers = vec!["PEER", "AS", "STATE", "SINCE", "IN", "OUT", "REFUSED", "RESTART"];
     if wide {
-        headers.extend(["LOCAL", "LOCAL AS", "HOLD", "FAMILIES", "RESTART"]);
+        headers.extend(["LOCAL", "LOCAL AS", "HOLD", "FAMILIES"]);
     }
     headers.push("LAST ERROR");
     let mut sheet = Sheet::new(&headers);
@@ -90,6 +92,7 @@ pub(crate) fn peers(peers: &[Peer], format: Format, paint: Paint) -> String {
             peer.prefixes_in.to_string().into(),
             peer.prefixes_out.to_string().into(),
             peer.prefixes_refused.to_string().into(),
+            restart(&peer.restart).into(),
         ];
         if wide {
             row.push(peer.local_address.as_deref().unwrap_or_default().into());
@@ -97,13 +100,21 @@ pub(crate) fn peers(peers: &[Peer], format: Format, paint: Paint) -> String {
             let negotiated = peer.negotiated.as_ref();
             row.push(negotiated.map(|n| span(Duration::from_secs(n.hold_seconds))).unwrap_or_default().into());
             row.push(negotiated.map(|n| list(&n.families)).unwrap_or_default().into());
-            let left = peer.restart.seconds_left.map(|left| format!(" for {}", span(Duration::from_secs(left))));
-            row.push(format!("{}{}", peer.restart.state, left.unwrap_or_default()).into());
         }
         row.push(peer.last_error.as_deref().unwrap_or_default().into());
         sheet.row(row);
     }
-    sheet.draw(paint, 0)
+    let mut text = sheet.draw(paint, 0);
+    for (peer, note) in peers.iter().flat_map(|peer| peer.notes.iter().map(move |note| (peer, note))) {
+        text.push_str(&format!("{}: {note}\n", peer.address));
+    }
+    text
+}
+
+/// Where graceful restart stands; nothing where nothing is going on.
+fn restart(restart: &Restart) -> String {
+    let left = restart.seconds_left.map(|left| format!(" for {}", span(Duration::from_secs(left)))).unwrap_or_default();
+    if restart.state == "none" { String::new() } else { format!("{}{left}", restart.state) }
 }
 
 /// Draws paths: those in use are marked.
@@ -198,19 +209,22 @@ mod tests {
                    "negotiated": {"routerId": "1.1.1.1", "families": ["IPv4", "IPv6"], "holdSeconds": 90,
                                   "capabilities": [], "gracefulRestart": null}, "counters": {}})
         };
-        let all = json!([
+        let mut all = json!([
             peer("172.18.203.2", "Established", Value::Null),
             peer("172.18.203.9", "Active", json!("its AS is 64513, expected 64512")),
         ]);
+        all[1]["notes"] = json!(["no import policy: nothing is accepted from it (RFC 8212)"]);
+        all[1]["restart"] = json!({"state": "peer away, its routes kept", "secondsLeft": 5});
         let all: Vec<Peer> = serde_json::from_value(all).unwrap();
         let table = "\
-PEER          AS     STATE        SINCE  IN  OUT  REFUSED  LAST ERROR
-172.18.203.2  64512  Established  3m12s  3   1    0        -
-172.18.203.9  64512  Active       3m12s  3   1    0        its AS is 64513, expected 64512
+PEER          AS     STATE        SINCE  IN  OUT  REFUSED  RESTART                            LAST ERROR
+172.18.203.2  64512  Established  3m12s  3   1    0        -                                  -
+172.18.203.9  64512  Active       3m12s  3   1    0        peer away, its routes kept for 5s  its AS is 64513, expected 64512
+172.18.203.9: no import policy: nothing is accepted from it (RFC 8212)
 ";
         assert_eq!(peers(&all, Format::Table, Paint::OFF), table);
         let wide = peers(&all[..1], Format::Wide, Paint::OFF);
-        assert!(wide.contains("172.18.203.10  64512     1m30s  IPv4,IPv6  none     -"), "{wide}");
+        assert!(wide.contains("172.18.203.10  64512     1m30s  IPv4,IPv6  -"), "{wide}");
     }
 
     #[test]
