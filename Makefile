@@ -4,12 +4,14 @@ CARGO ?= cargo
 LAB   ?= lasthop
 RELEASE := target/release/lasthop
 
-.PHONY: help demo test conformance bench bench-bgp build lab-up lab-down deps deps-test fmt lint unit doc test-e2e test-vm
+.PHONY: help demo test conformance bench bench-bgp build lab-up lab-down deps deps-test fmt lint unit doc test-e2e test-vm interop resilience
 
 help:
 	@echo "make demo      see it work: three hosts, a route reflector, workloads, on this machine"
 	@echo "make test      everything a contributor needs: format, lints, tests, documentation, end to end"
 	@echo "make conformance  all cases about policy, on the evaluator and as real packets on nftables and both iptables"
+	@echo "make interop   every BGP scenario with BIRD, FRR, GoBGP, OpenBGPD and ExaBGP; writes docs/interop.md"
+	@echo "make resilience  packets lost when something dies, with ourselves, BIRD and FRR; writes docs/resilience.md"
 	@echo "make bench     the numbers, printed and written to bench/results/"
 	@echo "make bench-bgp the speaker as a route reflector beside BIRD, FRR, OpenBGPD and GoBGP"
 	@echo "make lab-up    bring the reference network up; make lab-down takes it down"
@@ -40,6 +42,12 @@ conformance: deps-test
 	done
 	$(CARGO) run --quiet --package lasthop-xtask -- conformance selectors conformance/selectors.json
 	$(CARGO) run --quiet --package lasthop-xtask -- conformance validation conformance/validation.json
+
+interop: deps-test
+	$(CARGO) run --quiet --package lasthop-xtask -- interop
+
+resilience: deps-test build
+	$(CARGO) run --release --quiet --package lasthop-xtask -- resilience
 
 test: deps-test fmt lint unit doc
 

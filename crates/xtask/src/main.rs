@@ -1,6 +1,9 @@
-//! Development commands that need more than a test: `cargo xtask bench [NAME…]`, `cargo xtask conformance KIND FILE`.
+//! Development commands that need more than a test: `cargo xtask bench [NAME…]`, `cargo xtask interop`,
+//! `cargo xtask resilience`, `cargo xtask conformance KIND FILE`.
 
 mod bench;
+mod interop;
+mod resilience;
 
 use lasthop_xtask::conformance;
 
@@ -19,6 +22,10 @@ struct Cli {
 enum Command {
     /// Measures the numbers that are promised, each beside its baseline; prints a table, writes bench/results/.
     Bench(bench::Options),
+    /// Runs the scenarios with real BGP daemons; writes docs/interop.md.
+    Interop(interop::Options),
+    /// Counts what is lost when something dies or is cut off; writes docs/resilience.md.
+    Resilience(resilience::Options),
     /// Runs a case file of the shared form, and says what failed and why.
     Conformance(conformance::Options),
 }
@@ -26,6 +33,8 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Bench(options) => bench::run(&options),
+        Command::Interop(options) => interop::run(&options),
+        Command::Resilience(options) => resilience::run(&options),
         Command::Conformance(options) => conformance::run(&options),
     };
     match result {

@@ -9,6 +9,7 @@ mod frr;
 mod interop;
 mod line;
 mod load;
+mod raw;
 mod reasons;
 mod restart;
 mod scenario;

@@ -11,7 +11,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 const HEADERS: usize = 20 + 8;
 
 /// Asks one address.
-pub(super) struct Echo {
+pub(crate) struct Echo {
     fd: OwnedFd,
     to: SockaddrIn,
     id: u16,
@@ -19,7 +19,7 @@ pub(super) struct Echo {
 
 impl Echo {
     /// A socket in the calling thread's namespace.
-    pub(super) fn open(to: Ipv4Addr, id: u16) -> Result<Self> {
+    pub(crate) fn open(to: Ipv4Addr, id: u16) -> Result<Self> {
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let fd =
             socket(AddressFamily::Inet, SockType::Raw, flags, SockProtocol::Icmp).context("open an ICMP socket")?;
@@ -27,7 +27,7 @@ impl Echo {
     }
 
     /// Sends a request; an unreachable destination is no error.
-    pub(super) fn ask(&self, number: u32) {
+    pub(crate) fn ask(&self, number: u32) {
         let mut packet = [0; 8 + 4];
         packet[0] = 8;
         packet[4..6].copy_from_slice(&self.id.to_be_bytes());
@@ -39,7 +39,7 @@ impl Echo {
     }
 
     /// The number of the next answer that is there.
-    pub(super) fn answer(&self) -> Option<u32> {
+    pub(crate) fn answer(&self) -> Option<u32> {
         let mut packet = [0; 256];
         loop {
             let length = match recv(self.fd.as_raw_fd(), &mut packet, MsgFlags::empty()) {

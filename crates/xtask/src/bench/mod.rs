@@ -8,7 +8,7 @@ mod attach;
 mod bgp;
 mod bird;
 mod delete;
-mod echo;
+pub(crate) mod echo;
 mod footprint;
 mod forward;
 mod kill;

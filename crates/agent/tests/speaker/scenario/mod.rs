@@ -8,6 +8,7 @@ mod reflection;
 mod restart;
 mod routes;
 mod session;
+mod soak;
 
 use crate::bird::{hosts, speaker};
 use crate::daemon::{Kind, Neighbour, Peer, Setup, US};
