@@ -11,7 +11,7 @@ missing() {
 
 needed="gcc libc6-dev make net-tools iproute2 iputils-ping procps"
 [ "${1:-}" != test ] || needed="$needed nftables iptables ipset conntrack tcpdump iputils-arping bird2 ethtool python3-scapy \
-    iperf3 netcat-openbsd ndisc6 qemu-system-x86 busybox-static strace frr gobgpd openbgpd exabgp"
+    iperf3 netcat-openbsd ndisc6 qemu-system-x86 busybox-static strace frr gobgpd bgpdump openbgpd exabgp"
 
 if [ "$(id -u)" != 0 ]; then
     echo "error: labs and tests make network namespaces: run as root (sudo make ...)" >&2

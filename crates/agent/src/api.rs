@@ -51,6 +51,21 @@ pub enum Request {
         /// The prefix.
         prefix: String,
     },
+    /// What became of a prefix in this host's kernel: answers [`Installed`].
+    RouteOf {
+        /// The prefix.
+        prefix: String,
+    },
+    /// What happened in the speaker after the event of this number, as its own JSON; answered when something has.
+    BgpEvents {
+        /// What the last answer said is next.
+        after: Option<u64>,
+    },
+    /// The speaker's tables, written to a file of its host as MRT: answers how many octets it has.
+    BgpDump {
+        /// The file, with its whole path.
+        file: String,
+    },
     /// Stop the agent and take away all that it made in the kernel.
     RemoveAll,
 }
@@ -314,6 +329,20 @@ pub struct PeerLine {
     pub state: String,
     /// Last error in words.
     pub error: Option<String>,
+}
+
+/// What became of a prefix in the kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Installed {
+    /// Whether a route of ours for it is in the kernel.
+    pub in_kernel: bool,
+    /// `direct`, `remote`, `unreachable`; none if no route is wanted.
+    pub kind: Option<String>,
+    /// The link, or the next hops.
+    pub to: Vec<String>,
+    /// Why it is not there, or not as the speaker would have it.
+    pub reason: Option<String>,
 }
 
 /// So many of so many.

@@ -9,6 +9,7 @@ mod answer;
 mod client;
 mod connection;
 mod driver;
+mod dump;
 mod intent;
 mod link;
 mod liveness;
@@ -16,6 +17,7 @@ pub mod protocol;
 mod serve;
 mod socket;
 mod suspect;
+mod watch;
 
 pub use client::{Client, Event};
 pub use protocol::{LearnedRoute, PeerState, Question, ToSpeaker};

@@ -1,8 +1,8 @@
 //! What the agent says of itself: one screen, the workloads, the routes and the reasons.
 
 use crate::api::{
-    Answer, Code, Count, PeerLine, Refusal, Request, RouteState, RuleState, SpeakerStatus, Status, StoreStatus,
-    Workload,
+    Answer, Code, Count, Installed, PeerLine, Refusal, Request, RouteState, RuleState, SpeakerStatus, Status,
+    StoreStatus, Workload,
 };
 use crate::attach::to_value;
 use crate::records::{Intent, Published};
@@ -24,6 +24,8 @@ impl Agent {
             Request::BgpPeers => Some(Ok(Question::Peers)),
             Request::BgpPaths { prefix } => Some(prefix.as_deref().map(parse).transpose().map(Question::Paths)),
             Request::BgpWhy { prefix } => Some(parse(prefix).map(Question::Why)),
+            Request::BgpEvents { after } => Some(Ok(Question::Events(*after))),
+            Request::BgpDump { file } => Some(Ok(Question::Dump(file.clone()))),
             _ => None,
         };
         match question {
@@ -41,6 +43,7 @@ impl Agent {
             Request::Status => to_value(&self.status()),
             Request::Workloads => to_value(&self.workloads()),
             Request::Routes => to_value(&self.routes()),
+            Request::RouteOf { prefix } => to_value(&self.installed(parse(&prefix)?)),
             Request::PolicyRules => to_value(&self.policy_rules()),
             Request::RemoveAll => {
                 self.remove_all().await?;
@@ -229,6 +232,30 @@ impl Agent {
             }
         };
         desired.routes.iter().map(state).collect()
+    }
+
+    /// What became of a prefix in the kernel, and why.
+    fn installed(&self, prefix: Prefix) -> Installed {
+        let route = self.engine.desired().routes.get(&prefix);
+        let (kind, to, because) = match route {
+            None => (None, Vec::new(), Some("no path to it is used, and no workload here has it".to_owned())),
+            Some(Route::Direct { link }) => {
+                let own = format!("it is this host's own ({})", self.owner(link));
+                (Some("direct"), vec![link.to_string()], Some(own))
+            }
+            Some(Route::Remote { next_hops }) => {
+                (Some("remote"), next_hops.iter().map(ToString::to_string).collect(), None)
+            }
+            Some(Route::Unreachable) => (Some("unreachable"), Vec::new(), Some(self.pool(&prefix))),
+        };
+        let yields = self.yielding.get(&prefix).map(|to| format!("it yields to another program's route: {to}"));
+        let pending = self.pending.get(&format!("route {prefix}")).cloned();
+        Installed {
+            in_kernel: self.programmed.contains(&prefix) && yields.is_none(),
+            kind: kind.map(str::to_owned),
+            to,
+            reason: yields.or(pending).or(because),
+        }
     }
 
     fn owner(&self, link: &IfName) -> String {

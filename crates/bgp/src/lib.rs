@@ -9,6 +9,7 @@ mod attributes;
 pub mod bfd;
 pub mod config;
 mod ended;
+mod mrt;
 mod peer;
 mod policy;
 mod reason;
@@ -20,6 +21,7 @@ mod wire;
 
 pub use api::{Bytes, ConnId, Input, Origin, Output, Start, StopMode};
 pub use ended::{EndedBy, Ending};
+pub use mrt::MrtDump;
 pub use reason::{Loss, NotAdvertised, Refusal};
 pub use report::{
     AdvertisedReport, NegotiatedReport, PathReport, PathSource, PathVerdict, PeerCounters, PeerState, PeerStatus,

@@ -1,5 +1,6 @@
 //! Why a path lost, was refused or is not advertised: types first, words by `Display`.
 
+use lasthop_net::Prefix;
 use std::net::{IpAddr, Ipv4Addr};
 
 /// The step of the decision process (RFC 4271 section 9.1.2.2, RFC 4456 section 9) at which a path lost to the best one.
@@ -113,6 +114,9 @@ pub enum NotAdvertised {
     /// There is no usable path.
     #[error("there is no usable path to it")]
     NoPath,
+    /// There is none, but one to a prefix around it.
+    #[error("there is no path to exactly it; {0} covers it")]
+    Covered(Prefix),
     /// Split horizon.
     #[error("the best path was learned from this peer")]
     LearnedFromIt,

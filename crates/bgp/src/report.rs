@@ -225,6 +225,8 @@ pub struct WhyReport {
     pub paths: Vec<PathReport>,
     /// Each peer, by address.
     pub advertised: Vec<AdvertisedReport>,
+    /// The longest other prefix with a path that covers it.
+    pub covered_by: Option<Prefix>,
     /// Next hops handed to the agent.
     pub next_hops: Vec<IpAddr>,
 }

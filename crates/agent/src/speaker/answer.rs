@@ -123,6 +123,8 @@ struct Why {
     paths: Vec<Path>,
     advertised: Vec<Advertised>,
     next_hops: Vec<IpAddr>,
+    /// The longest other prefix with a path that covers it.
+    covered_by: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -163,6 +165,8 @@ pub(super) fn answer(
         }
         Question::Paths(prefix) => json(&speaker.paths(prefix).into_iter().map(Path::from).collect::<Vec<_>>()),
         Question::Why(prefix) => json(&Why::from(speaker.why(prefix))),
+        // The driver's.
+        Question::Events(_) | Question::Dump(_) => Err("not a question to the tables".to_owned()),
     }?;
     if json.len() > FRAME_LIMIT - 64 {
         return Err(format!("the answer has {} MiB, too many for one message: ask for one prefix", json.len() >> 20));
@@ -279,6 +283,7 @@ impl From<WhyReport> for Why {
                 })
                 .collect(),
             next_hops: report.next_hops,
+            covered_by: report.covered_by.map(|prefix| prefix.to_string()),
         }
     }
 }

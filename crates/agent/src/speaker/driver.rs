@@ -6,12 +6,14 @@
 
 use super::answer::{self, Now};
 use super::connection::{Connection, Queue};
+use super::dump::Dump;
 use super::intent::Intent;
 use super::link::{Channels, Greeted, InSync, Link};
 use super::liveness::Liveness;
 use super::protocol::{Question, ToAgent, ToSpeaker};
 use super::socket::{self, Half, ListenTerms, Terms};
 use super::suspect::{self, Dropped};
+use super::watch::Watch;
 use lasthop_bgp::bfd;
 use lasthop_bgp::config::{PeerConfig, SpeakerConfig};
 use lasthop_bgp::{ConnId, Input, Origin, Output, Speaker, Start, StopMode};
@@ -56,6 +58,8 @@ pub(super) enum Event {
     AgentDrained,
     /// A peer is heard by BFD, or no longer.
     Liveness { peer: IpAddr, state: bfd::State, diagnostic: bfd::Diagnostic },
+    /// The tables are in their file: so many octets, or why not.
+    Dumped { id: u64, written: Result<u64, String> },
     /// All sockets have what was queued before a withdrawal was to be answered.
     Flushed { link: u64, seq: u64 },
 }
@@ -99,6 +103,9 @@ pub(super) struct Driver {
     closing: JoinSet<()>,
     liveness: Liveness,
     agent: Option<Link>,
+    watch: Watch,
+    dumps: Vec<Dump>,
+    dump_at: Option<Instant>,
     learned: BTreeMap<Prefix, NextHops>,
     in_sync: InSync,
     listening: Option<Listening>,
@@ -128,6 +135,9 @@ impl Driver {
             closing: JoinSet::new(),
             liveness: Liveness::new(channels.signals.clone()),
             agent: None,
+            watch: Watch::default(),
+            dumps: Vec::new(),
+            dump_at: None,
             learned: BTreeMap::new(),
             in_sync: InSync::NotYet,
             listening: None,
@@ -198,7 +208,10 @@ impl Driver {
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         let speaker = self.speaker.as_ref().and_then(Speaker::next_timeout);
         let link = self.agent.as_ref().and_then(Link::next_timeout);
-        [speaker, link, self.save_at, self.complete_at].into_iter().flatten().min()
+        [speaker, link, self.save_at, self.complete_at, self.watch.next_timeout(), self.dump_at]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Does what is due.
@@ -269,6 +282,7 @@ impl Driver {
                 }
             }
             Event::AgentDrained => {}
+            Event::Dumped { id, written } => self.say_answer(id, written.map(|octets| octets.to_string())),
             Event::Liveness { peer, state, diagnostic } => {
                 self.input(now, Input::Liveness { peer, state, diagnostic });
             }
@@ -351,7 +365,7 @@ impl Driver {
         match message {
             ToSpeaker::Hello { .. } => {}
             ToSpeaker::Configure(config) => self.configure(now, config),
-            ToSpeaker::Ask { id, question } => self.ask(id, question),
+            ToSpeaker::Ask { id, question } => self.ask(now, id, question),
             ToSpeaker::Peers(_) | ToSpeaker::Advertise(_) | ToSpeaker::Withdraw { .. } | ToSpeaker::Complete
                 if self.intent.is_none() =>
             {
@@ -431,6 +445,9 @@ impl Driver {
         let mut changed = false;
         for prefix in &prefixes {
             if intent.own.insert(*prefix) {
+                if self.watch.is_on(now) {
+                    self.watch.own("advertised", *prefix);
+                }
                 speaker.advertise(now, *prefix, Origin::default());
                 changed = true;
             }
@@ -449,6 +466,9 @@ impl Driver {
         let mut changed = false;
         for prefix in prefixes {
             if intent.own.remove(&prefix) {
+                if self.watch.is_on(now) {
+                    self.watch.own("withdrawn", prefix);
+                }
                 speaker.withdraw(now, prefix);
                 changed = true;
             }
@@ -472,14 +492,35 @@ impl Driver {
         }
     }
 
-    fn ask(&self, id: u64, question: Question) {
+    fn ask(&mut self, now: Instant, id: u64, question: Question) {
         let answer = match &self.speaker {
+            Some(speaker) if let Question::Events(after) = question => {
+                return self.watch.ask(now, (id, after), || speaker.peers());
+            }
+            Some(_) if let Question::Dump(path) = question => {
+                self.dumps.push(Dump::begin(path.into(), (id, self.channels.signals.clone()), now));
+                self.dump_at = Some(now);
+                return;
+            }
             Some(speaker) => answer::answer(speaker, question, (Now::read(), &|peer| self.suspicion(peer))),
             None => Err("the speaker has not been configured yet: is there a Node for this host?".to_owned()),
         };
+        self.say_answer(id, answer);
+    }
+
+    fn say_answer(&self, id: u64, answer: Result<String, String>) {
         if let Some(link) = &self.agent {
             link.say(&ToAgent::Answer { id, answer });
         }
+    }
+
+    /// Goes on with what operators asked for that takes its time.
+    fn serve_operators(&mut self, now: Instant, speaker: &Speaker) {
+        for (id, answer) in self.watch.answers(now) {
+            self.say_answer(id, Ok(answer));
+        }
+        self.dumps.retain_mut(|dump| dump.step(speaker));
+        self.dump_at = (!self.dumps.is_empty()).then(|| Dump::next_turn(now));
     }
 
     /// Why nothing comes over a connection that is up.
@@ -493,6 +534,7 @@ impl Driver {
     pub(super) fn carry_out(&mut self) {
         let Some(mut speaker) = self.speaker.take() else { return };
         let now = Instant::now();
+        let watched = self.watch.is_on(now);
         while let Some(output) = speaker.poll_output() {
             match output {
                 Output::Connect { conn, peer, .. } => self.dial(conn, peer),
@@ -513,6 +555,9 @@ impl Driver {
                     }
                 }
                 Output::Learned { prefix, next_hops } => {
+                    if watched {
+                        self.watch.learned(prefix, &next_hops);
+                    }
                     if next_hops.is_empty() {
                         self.learned.remove(&prefix);
                     } else {
@@ -523,13 +568,17 @@ impl Driver {
                     }
                 }
                 Output::LearnedInSync => self.in_sync = InSync::Yes,
-                Output::PeerChanged { .. } => {
+                Output::PeerChanged { peer } => {
+                    if let Some(status) = speaker.peer(peer).filter(|_| watched) {
+                        self.watch.session(status);
+                    }
                     if let Some(link) = &mut self.agent {
                         link.look_at = Some(now);
                     }
                 }
             }
         }
+        self.serve_operators(now, &speaker);
         let mut states = None;
         if self.agent.as_ref().and_then(|link| link.look_at).is_some_and(|at| at <= now) {
             states = Some(answer::states(&speaker, (Now::read(), &|peer| self.suspicion(peer))));

@@ -17,7 +17,7 @@ use std::net::IpAddr;
 pub(super) use mirror::{Speaker as SpeakerMirror, peers, prefixes};
 
 /// The version of the messages below: raised with every change of theirs.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The longest frame.
 pub const FRAME_LIMIT: usize = 16 << 20;
@@ -59,7 +59,7 @@ pub enum ToSpeaker {
 }
 
 /// What an operator can ask.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Question {
     /// The state of every peer.
     Peers,
@@ -67,6 +67,10 @@ pub enum Question {
     Paths(#[serde(with = "mirror::option_prefix")] Option<Prefix>),
     /// Why a prefix's paths won or lost, and why they are (not) advertised.
     Why(#[serde(with = "mirror::prefix")] Prefix),
+    /// What happened after the event of this number; without one, how the sessions stand and where events begin.
+    Events(Option<u64>),
+    /// The tables, written to this file of the speaker's host as MRT (RFC 6396); answered when it is whole.
+    Dump(String),
 }
 
 /// A learned prefix and the next hops of its best paths; none if it is gone.

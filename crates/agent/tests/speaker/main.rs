@@ -9,6 +9,7 @@ mod frr;
 mod interop;
 mod line;
 mod load;
+mod mrt;
 mod raw;
 mod reasons;
 mod restart;

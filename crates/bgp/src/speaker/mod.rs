@@ -12,6 +12,9 @@ mod reports;
 mod restart;
 mod routes;
 mod sessions;
+mod tables;
+
+pub(crate) use tables::Row;
 
 use crate::api::{ConnId, Input, Origin, Output, Start, StopMode};
 use crate::attributes::{Attributes, Interned};
@@ -32,6 +35,7 @@ use std::time::Instant;
 #[derive(Debug)]
 pub struct Speaker {
     config: SpeakerConfig,
+    started: Instant,
     running: Running,
     peers: BTreeMap<PeerId, Peer>,
     by_address: BTreeMap<IpAddr, PeerId>,
@@ -62,6 +66,7 @@ impl Speaker {
         Self {
             restart: Restart::new(start, now, config.deferral),
             config,
+            started: now,
             running: Running::Yes,
             peers: BTreeMap::new(),
             by_address: BTreeMap::new(),

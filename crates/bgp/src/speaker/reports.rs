@@ -27,6 +27,19 @@ impl Speaker {
         peers.map(|(id, peer)| self.peer_status(id, peer)).collect()
     }
 
+    /// One peer.
+    #[must_use]
+    pub fn peer(&self, address: IpAddr) -> Option<PeerStatus> {
+        let id = *self.by_address.get(&address.to_canonical())?;
+        self.peers.get(&id).map(|peer| self.peer_status(id, peer))
+    }
+
+    /// The longest prefix we know that covers this one, and is another.
+    fn covering(&self, prefix: Prefix) -> Option<Prefix> {
+        let shorter = (0..prefix.len()).rev().filter_map(|len| Prefix::new(prefix.address(), len));
+        shorter.into_iter().find(|shorter| self.table.outcome(*shorter).best.is_some())
+    }
+
     fn peer_status(&self, id: PeerId, peer: &Peer) -> PeerStatus {
         let connection = peer.established();
         let agreed = connection.and_then(|connection| connection.agreed());
@@ -162,6 +175,7 @@ impl Speaker {
             prefix,
             paths: self.paths(Some(prefix)),
             advertised: advertised.collect(),
+            covered_by: self.covering(prefix),
             next_hops: if self.restart.is_deferring() { Vec::new() } else { outcome.next_hops.to_vec() },
         }
     }
@@ -172,7 +186,10 @@ impl Speaker {
             return Err(NotAdvertised::NotEstablished);
         }
         let group = self.group_of(id).ok_or(NotAdvertised::NotEstablished)?;
-        let (attributes, from) = self.table.outcome(prefix).best.ok_or(NotAdvertised::NoPath)?;
+        let (attributes, from) = self.table.outcome(prefix).best.ok_or_else(|| match self.covering(prefix) {
+            Some(wider) => NotAdvertised::Covered(wider),
+            None => NotAdvertised::NoPath,
+        })?;
         if from == id {
             return Err(NotAdvertised::LearnedFromIt);
         }

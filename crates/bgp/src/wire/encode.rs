@@ -104,6 +104,19 @@ impl AttributeBlock {
         if self.link_local.is_some() { 32 } else { 16 }
     }
 
+    /// The attributes as a table dump has them (RFC 6396 section 4.3.4): of MP_REACH_NLRI only the next hop.
+    pub(crate) fn table_octets(&self) -> Vec<u8> {
+        let mut octets = self.octets.to_vec();
+        if let IpAddr::V6(hop) = self.next_hop {
+            let hop = lasthop_net::scoped::link_of(hop).0.octets();
+            let mut value = vec![u8::try_from(self.hop_len()).unwrap_or(0)];
+            value.extend(hop);
+            value.extend(self.link_local.iter().flat_map(Ipv6Addr::octets));
+            put(&mut octets, OPTIONAL, code::MP_REACH, &value);
+        }
+        octets
+    }
+
     /// Whether any prefix fits beside these attributes.
     pub(crate) fn fits(&self) -> bool {
         self.room() >= LONGEST_PREFIX

@@ -1,5 +1,8 @@
 //! `lasthop bgp`: the speaker's process, and questions to it.
 
+mod dump;
+mod watch;
+
 use crate::connect::{AgentSocket, Context};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::log;
@@ -43,7 +46,7 @@ enum Command {
         #[command(flatten)]
         ask: Ask,
     },
-    /// Why a path won or lost, and why it is or is not advertised to each peer
+    /// Why a path won or lost, what became of it in the kernel, and why it is or is not advertised to each peer
     #[command(after_help = "Examples:\n  lasthop bgp why 10.65.0.21/32\n  lasthop bgp why 10.65.0.21")]
     Why {
         /// The prefix; an address stands for its /32 or /128
@@ -52,6 +55,15 @@ enum Command {
         #[command(flatten)]
         ask: Ask,
     },
+    /// What happens, as it happens: sessions up and down, routes learned, lost, advertised and withdrawn
+    #[command(
+        after_help = "Begins with how the sessions stand, and goes on until it is interrupted. With -o json, one object a line.\n\n\
+Examples:\n  lasthop bgp watch\n  lasthop bgp watch -o json"
+    )]
+    Watch(Ask),
+    /// Write the tables to a file in MRT format (RFC 6396), which bgpdump and others read
+    #[command(after_help = "Example:\n  lasthop bgp dump --mrt /tmp/rib.mrt && bgpdump -m /tmp/rib.mrt")]
+    Dump(dump::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -71,7 +83,10 @@ fn prefix(text: &str) -> Result<Prefix, String> {
 }
 
 pub(crate) fn run(context: &Context, args: Args) -> Outcome {
+    let mut kernel_of = None;
     let (request, ask, draw): (_, _, Draw) = match args.command {
+        Some(Command::Watch(ask)) => return watch::run(context, &ask),
+        Some(Command::Dump(args)) => return dump::run(context, &args),
         None => return speak(context, if args.withdraw { OnStop::Withdraw } else { OnStop::KeepRoutes }),
         Some(Command::Peers(ask)) => {
             (Request::BgpPeers, ask, |answer, format, paint| Ok(bgp::peers(&read::<Vec<_>>(answer)?, format, paint)))
@@ -81,12 +96,17 @@ pub(crate) fn run(context: &Context, args: Args) -> Outcome {
             (request, ask, |answer, format, paint| Ok(bgp::paths(&read::<Vec<_>>(answer)?, format, paint)))
         }
         Some(Command::Why { prefix, ask }) => {
+            kernel_of = Some(prefix);
             let request = Request::BgpWhy { prefix: prefix.to_string() };
             (request, ask, |answer, _, paint| Ok(bgp::why(&read(answer)?, paint)))
         }
     };
     // What programs get is what the speaker said, also what a later one may add.
-    let answer: Value = context.agent(&ask.socket)?.call(request)?;
+    let mut agent = context.agent(&ask.socket)?;
+    let mut answer: Value = agent.call(request)?;
+    if let Some(prefix) = kernel_of {
+        answer["kernel"] = agent.call(Request::RouteOf { prefix: prefix.to_string() })?;
+    }
     ask.output.try_show(&answer, |format, paint| draw(&answer, format, paint))?;
     Ok(Exit::Done)
 }

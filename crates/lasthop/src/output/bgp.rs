@@ -60,6 +60,35 @@ pub(crate) struct Why {
     paths: Vec<Path>,
     advertised: Vec<Advertised>,
     next_hops: Vec<String>,
+    #[serde(default)]
+    covered_by: Option<String>,
+    #[serde(default)]
+    kernel: Option<Kernel>,
+}
+
+/// What became of it in the kernel.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Kernel {
+    in_kernel: bool,
+    kind: Option<String>,
+    to: Vec<String>,
+    reason: Option<String>,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Event {
+    /// Milliseconds since 1970.
+    time: u64,
+    kind: String,
+    peer: Option<String>,
+    state: Option<String>,
+    error: Option<String>,
+    prefix: Option<String>,
+    #[serde(default)]
+    next_hops: Vec<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -156,6 +185,36 @@ fn attributes(path: &Path) -> String {
     texts.collect::<Vec<_>>().join(", ")
 }
 
+/// A line on what became of a prefix in the kernel.
+fn in_kernel(kernel: &Kernel) -> String {
+    let reason = kernel.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    match (&kernel.kind, kernel.in_kernel) {
+        (None, _) => format!("no route in the kernel{reason}\n"),
+        (Some(kind), true) if kernel.to.is_empty() => format!("in the kernel as {kind}{reason}\n"),
+        (Some(kind), true) => format!("in the kernel as {kind} to {}{reason}\n", list(&kernel.to)),
+        (Some(_), false) => format!("not in the kernel{reason}\n"),
+    }
+}
+
+/// One line on something that happened.
+pub(crate) fn event(event: &Event, paint: Paint) -> String {
+    let day = event.time / 1000 % 86_400;
+    let clock = format!("{:02}:{:02}:{:02}.{:03}Z", day / 3600, day / 60 % 60, day % 60, event.time % 1000);
+    let prefix = event.prefix.as_deref().unwrap_or_default();
+    let what = match event.kind.as_str() {
+        "session" => {
+            let state = event.state.as_deref().unwrap_or_default();
+            let tone = if state == "Established" { Tone::Good } else { Tone::Bad };
+            let error = event.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+            format!("{} {}{error}", event.peer.as_deref().unwrap_or_default(), paint.paint(tone, state))
+        }
+        "learned" => format!("{prefix} goes to {}", list(&event.next_hops)),
+        "lost" => format!("{prefix} is no longer learned"),
+        kind => format!("{prefix} {kind}"),
+    };
+    format!("{clock}  {what}\n")
+}
+
 /// Tells why a prefix goes where it goes, and who is told of it.
 pub(crate) fn why(why: &Why, paint: Paint) -> String {
     let to = match (why.next_hops.is_empty(), why.paths.iter().any(|path| path.used)) {
@@ -167,6 +226,12 @@ pub(crate) fn why(why: &Why, paint: Paint) -> String {
         (true, false) => "has no usable path".to_owned(),
     };
     let mut text = format!("{} {to}\n", paint.paint(Tone::Strong, &why.prefix));
+    if let Some(wider) = why.covered_by.as_ref().filter(|_| !why.paths.iter().any(|path| path.used)) {
+        text.push_str(&format!("what is sent there follows {wider}, which covers it\n"));
+    }
+    if let Some(kernel) = &why.kernel {
+        text.push_str(&in_kernel(kernel));
+    }
     let mut sheet = Sheet::new(&["USED", "FROM", "NEXT HOP", "BEST, OR WHY NOT", "ATTRIBUTES"]);
     for path in &why.paths {
         let mut row = vec![used(path)];
@@ -260,11 +325,40 @@ Advertised to
             table.starts_with("USED  PREFIX         FROM          NEXT HOP        BEST, OR WHY NOT\nyes   10.65"),
             "{table}"
         );
+        let mut covered = json!({"prefix": "10.65.0.21/32", "nextHops": [], "paths": [], "advertised": [],
+                                 "coveredBy": "10.65.0.0/26"});
+        covered["kernel"] = json!({"inKernel": false, "kind": "direct", "to": ["lh1"], "reason": "the link is absent"});
+        let covered: Why = serde_json::from_value(covered).unwrap();
+        assert_eq!(
+            why(&covered, Paint::OFF),
+            "10.65.0.21/32 is not known: no peer advertises it, and it is none of our own\n\
+             what is sent there follows 10.65.0.0/26, which covers it\n\
+             not in the kernel: the link is absent\n"
+        );
         let unknown = json!({"prefix": "10.1.0.0/16", "nextHops": [], "paths": [], "advertised": []});
         let unknown: Why = serde_json::from_value(unknown).unwrap();
         assert_eq!(
             why(&unknown, Paint::OFF),
             "10.1.0.0/16 is not known: no peer advertises it, and it is none of our own\n"
         );
+    }
+
+    #[test]
+    fn events_are_told_in_a_line() {
+        let at = 86_400_000 * 3 + 3_723_004;
+        for (told, line) in [
+            (
+                json!({"time": at, "kind": "session", "peer": "10.0.0.2", "asn": 1, "state": "Idle", "error": "why"}),
+                "01:02:03.004Z  10.0.0.2 Idle: why\n",
+            ),
+            (
+                json!({"time": at, "kind": "learned", "prefix": "10.1.0.0/16", "nextHops": ["10.0.0.2", "10.0.0.3"]}),
+                "01:02:03.004Z  10.1.0.0/16 goes to 10.0.0.2,10.0.0.3\n",
+            ),
+            (json!({"time": at, "kind": "lost", "prefix": "::/0"}), "01:02:03.004Z  ::/0 is no longer learned\n"),
+            (json!({"time": at, "kind": "withdrawn", "prefix": "::/0"}), "01:02:03.004Z  ::/0 withdrawn\n"),
+        ] {
+            assert_eq!(event(&serde_json::from_value(told).unwrap(), Paint::OFF), line);
+        }
     }
 }
