@@ -38,6 +38,7 @@ impl Agent {
         }
         self.choose_dataplane();
         self.survey();
+        self.read_secrets();
         let mut changes = self.engine.take_changes();
         let mut everything = false;
         match std::mem::take(&mut self.look) {

@@ -25,6 +25,8 @@ pub struct Config {
     pub run_directory: PathBuf,
     /// What outlives a reboot: snapshot, attachments, the embedded store.
     pub state_directory: PathBuf,
+    /// The secrets of BGP sessions, a directory each, a file for each key.
+    pub secret_directory: PathBuf,
     /// Where resources come from.
     pub store: StoreConfig,
     /// What `lasthop server` serves; without it the server is for this host alone.
@@ -173,8 +175,18 @@ fn hint(error: &std::io::Error) -> &'static str {
 /// A unix socket's path must fit into `sockaddr_un` (108 bytes with its terminating zero).
 const SOCKET_PATH_LIMIT: usize = 107;
 
-const KEYS: &[&str] =
-    &["node", "runDirectory", "stateDirectory", "store", "server", "speaker", "listen", "group", "log"];
+const KEYS: &[&str] = &[
+    "node",
+    "runDirectory",
+    "stateDirectory",
+    "secretDirectory",
+    "store",
+    "server",
+    "speaker",
+    "listen",
+    "group",
+    "log",
+];
 
 impl Config {
     /// The configuration of an empty file for a node.
@@ -184,6 +196,7 @@ impl Config {
             node,
             run_directory: "/run/lasthop".into(),
             state_directory: "/var/lib/lasthop".into(),
+            secret_directory: "/etc/lasthop/secrets".into(),
             store: StoreConfig::default(),
             server: None,
             speaker: SpeakerChoice::default(),
@@ -231,6 +244,9 @@ impl Config {
         }
         if let Some(path) = top.path("stateDirectory")? {
             config.state_directory = path;
+        }
+        if let Some(path) = top.path("secretDirectory")? {
+            config.secret_directory = path;
         }
         if let Some(section) = top.section("store", &["embedded", "server", "ca", "certificate", "key"])? {
             config.store = store(&section)?;

@@ -16,6 +16,7 @@ mod records;
 mod revoke;
 mod rollouts;
 mod run;
+mod secrets;
 mod snapshot;
 mod socket;
 pub mod speaker;

@@ -16,6 +16,7 @@ use crate::feed::{self, Update, Word};
 use crate::lock::{self, Lock};
 use crate::records::{Intent, Maker, Published, Record, Records};
 use crate::rollouts::{self, Instead, Rollouts};
+use crate::secrets::Secrets;
 use crate::snapshot::{News, Saved, Snapshot};
 use crate::socket::{self, Call};
 use crate::voice::{Heard, Voice};
@@ -70,6 +71,7 @@ pub(crate) struct Agent {
     /// What this host says of rollouts, by the name of the report.
     pub(crate) reports: mpsc::UnboundedSender<(String, Option<Value>)>,
     pub(crate) rollouts: Rollouts,
+    pub(crate) secrets: Secrets,
     pub(crate) known: Known,
     /// Changes that wait for their withdrawal.
     pub(crate) departures: Departures,
@@ -228,6 +230,7 @@ async fn start(config: Config) -> anyhow::Result<Started> {
         words,
         reports,
         rollouts: Rollouts::default(),
+        secrets: Secrets::default(),
         known: Known::Nothing,
         departures: Departures::new(),
         confirmed: None,
@@ -300,6 +303,7 @@ impl Started {
                     refresh = tokio::time::Instant::now() + agent.engine.settings().refresh;
                 }
                 () = until(agent.rollouts.next()) => {}
+                () = until(agent.secrets.next) => {}
                 () = until(patience) => agent.give_up_waiting(),
                 // After a turn of the tasks that carry answers to callers.
                 () = tokio::task::yield_now(), if agent.kernel.has_unlabelled() => agent.kernel.label_links(),

@@ -16,7 +16,8 @@ pub use peer::{
 };
 
 use lasthop_net::Asn;
-use std::net::Ipv4Addr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 /// Who we are.
@@ -30,6 +31,8 @@ pub struct SpeakerConfig {
     pub cluster_id: Option<Ipv4Addr>,
     /// TCP port we listen on. Hot: sessions that are up stay.
     pub port: u16,
+    /// The addresses we listen on; none: all of the host's. Hot: sessions that are up stay.
+    pub bind: BTreeSet<IpAddr>,
     /// Graceful restart: how long peers shall keep our routes (RFC 4724 section 3; at most 4095 s). From the next session on.
     pub restart_time: Duration,
     /// After a restart, how long to wait for the peers' End-of-RIB before paths are chosen (RFC 4724 section 4.1).
@@ -44,6 +47,7 @@ fields::declare!(SpeakerConfig {
     router_id: Reset,
     cluster_id: Hot,
     port: Hot,
+    bind: Hot,
     restart_time: NextSession,
     deferral: NextSession,
     drain: Hot,
@@ -62,7 +66,6 @@ pub enum Drain {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeSet;
 
     #[test]
     fn every_changed_field_is_named_with_its_effect() {

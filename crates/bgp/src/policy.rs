@@ -34,6 +34,8 @@ pub struct Rule {
     pub name: String,
     /// Which prefixes.
     pub prefix: Option<PrefixMatch>,
+    /// And it lies in none of these.
+    pub outside: Vec<Prefix>,
     /// Where the path comes from.
     pub source: Option<RouteSource>,
     /// It carries all of these.
@@ -195,6 +197,7 @@ impl Policy {
 impl Rule {
     fn matches(&self, prefix: Prefix, attributes: &Attributes, source: Option<PeerKind>) -> bool {
         self.prefix.is_none_or(|wanted| wanted.matches(prefix))
+            && !self.outside.iter().any(|range| range.covers(prefix))
             && self.source.is_none_or(|wanted| match wanted {
                 RouteSource::Own => source.is_none(),
                 RouteSource::Learned => source.is_some(),
@@ -288,6 +291,8 @@ mod tests {
             (false, rule(|r| r.prefix = Some(of(NotIn, "fd00::/8", None)))),
             (false, rule(|r| r.prefix = Some(of(Equal, "10.65.0.0/16", None)))),
             (true, rule(|r| r.prefix = Some(of(NotEqual, "10.65.0.0/16", None)))),
+            (false, rule(|r| r.outside = vec!["fd00::/8".parse().unwrap(), "10.65.1.0/24".parse().unwrap()])),
+            (true, rule(|r| r.outside = vec!["fd00::/8".parse().unwrap(), "10.65.1.0/25".parse().unwrap()])),
             (true, rule(|r| r.source = Some(RouteSource::Learned))),
             (true, rule(|r| r.source = Some(RouteSource::External))),
             (false, rule(|r| r.source = Some(RouteSource::Internal))),

@@ -2,7 +2,7 @@
 
 use crate::{Sysctl, SysctlValue};
 use lasthop_bgp::config::{PeerConfig, SpeakerConfig};
-use lasthop_model::{EndpointKey, EndpointToHost};
+use lasthop_model::{EndpointKey, EndpointToHost, SecretRef};
 use lasthop_net::{IfName, Mac, Metric, NextHops, Prefix};
 use lasthop_policy::ir::{HostPolicy, PolicyChanges};
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,6 +32,8 @@ pub struct Desired {
     pub policy: HostPolicy,
     /// Outgoing NAT.
     pub nat: Nat,
+    /// The ways to peers that configuration names, before those that BGP has learned.
+    pub gateways: BTreeMap<Prefix, NextHops>,
     /// What the BGP speaker should hold. `None` until configuration says who we are.
     pub bgp: Option<BgpIntent>,
     /// What may be advertised once the kernel has acknowledged its route.
@@ -102,6 +104,8 @@ pub struct BgpIntent {
     pub speaker: SpeakerConfig,
     /// Whom we talk to.
     pub peers: BTreeMap<IpAddr, PeerIntent>,
+    /// The secrets that sessions of this host need, whether it has them or not.
+    pub secrets: BTreeSet<SecretRef>,
 }
 
 /// A peer, and why we have it.
@@ -144,7 +148,7 @@ pub enum Finding {
     },
     /// No Node resource for this host.
     NodeUnknown,
-    /// A peering cannot be set up.
+    /// A peering, or a part of one, cannot be set up.
     PeerUnusable {
         /// Why.
         reason: String,

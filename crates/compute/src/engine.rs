@@ -51,18 +51,23 @@ impl Engine {
     pub fn apply(&mut self, event: Event) {
         let about = match &event {
             Event::Put(key, _) | Event::Gone(key) | Event::Invalid { key, .. } => Some(key.clone()),
-            Event::Learned { .. } => None,
+            Event::Learned { .. } | Event::Secret { .. } => None,
         };
         let mut out = Out { policy: &mut self.desired.policy, changes: &mut self.changes.policy };
         match &event {
             Event::Put(key, resource) => self.policies.put(key, resource, &mut out),
             Event::Invalid { key, stand_in: Some(resource), .. } => self.policies.put(key, resource, &mut out),
             Event::Gone(key) | Event::Invalid { key, .. } => self.policies.remove(key, &mut out),
-            Event::Learned { .. } => {}
+            Event::Learned { .. } | Event::Secret { .. } => {}
         }
         match self.snapshot.take(&self.node, event) {
             Reach::Nothing => {}
-            Reach::Endpoint { key, before } => self.endpoint_changed(&key, before.as_ref()),
+            Reach::Endpoint { key, before } => {
+                self.endpoint_changed(&key, before.as_ref());
+                if self.snapshot.has_workload_peers() {
+                    self.refresh_bgp();
+                }
+            }
             Reach::Route(prefix) => self.refresh_route(prefix),
             Reach::Bgp => self.refresh_bgp(),
             Reach::Everything => self.rebuild(),
@@ -255,7 +260,7 @@ impl Engine {
 
     fn refresh_route(&mut self, prefix: Prefix) {
         let direct = matches!(self.desired.routes.get(&prefix), Some(Route::Direct { .. }));
-        let indirect = indirect(&self.snapshot, &self.settings, prefix);
+        let indirect = indirect(&self.snapshot, (&self.settings, &self.desired.gateways), prefix);
         self.desired.elsewhere.remove(&prefix);
         match (direct, indirect) {
             (true, Some(route)) => drop(self.desired.elsewhere.insert(prefix, route)),
@@ -275,10 +280,10 @@ impl Engine {
     }
 
     fn refresh_bgp(&mut self) {
-        self.desired
-            .findings
-            .retain(|_, finding| !matches!(finding, Finding::NodeUnknown | Finding::PeerUnusable { .. }));
-        self.desired.bgp = peers::intent(&self.snapshot, &self.node, &mut self.desired.findings);
+        let of_bgp = |finding: &Finding| matches!(finding, Finding::NodeUnknown | Finding::PeerUnusable { .. });
+        self.desired.findings.retain(|_, finding| !of_bgp(finding));
+        let Desired { routes, findings, .. } = &mut self.desired;
+        self.desired.bgp = peers::intent(&self.snapshot, &self.node, (routes, findings));
         self.changes.bgp = true;
     }
 

@@ -15,6 +15,7 @@ mod link;
 mod oracle;
 mod peers;
 mod policy;
+mod sessions;
 mod snapshot;
 mod sysctl;
 
@@ -23,5 +24,6 @@ pub use engine::Engine;
 pub use lasthop_model::EndpointToHost;
 pub use link::{FIXED_HOST_MAC, host_sysctls, link_sysctls};
 pub use oracle::{desired, desired_policy};
+pub use sessions::{SessionChange, SessionEffect, session_changes};
 pub use snapshot::{Event, Snapshot};
 pub use sysctl::{Knob, Sysctl, SysctlValue};

@@ -2,7 +2,7 @@
 
 use crate::{Desired, Finding, Guard, Link, Nat, Route, Snapshot, Source, link, peers};
 use lasthop_model::{EndpointKey, HostMac, NodeName, ProgramRoutes, Settings, SourceSpoofing, WorkloadEndpoint};
-use lasthop_net::{IfName, Prefix};
+use lasthop_net::{IfName, NextHops, Prefix};
 use lasthop_policy::World;
 use lasthop_policy::ir::{Failsafe, HostPolicy, Logging};
 use lasthop_policy::world::Interfaces;
@@ -38,8 +38,10 @@ pub fn desired(snapshot: &Snapshot, node: &NodeName) -> Desired {
             put_address(&mut desired, endpoint, address);
         }
     }
-    for prefix in snapshot.learned.keys().chain(snapshot.pools.values().map(|p| &p.prefix)) {
-        let route = indirect(snapshot, &settings, *prefix).map(|route| (*prefix, route));
+    desired.gateways = peers::gateways(snapshot, node);
+    let gateways: Vec<Prefix> = desired.gateways.keys().copied().collect();
+    for prefix in snapshot.learned.keys().chain(snapshot.pools.values().map(|p| &p.prefix)).chain(&gateways) {
+        let route = indirect(snapshot, (&settings, &desired.gateways), *prefix).map(|route| (*prefix, route));
         match desired.routes.get(prefix) {
             Some(Route::Direct { .. }) => desired.elsewhere.extend(route),
             _ => desired.routes.extend(route),
@@ -47,7 +49,7 @@ pub fn desired(snapshot: &Snapshot, node: &NodeName) -> Desired {
     }
     let host_routes = desired.routes.iter().filter(|(_, route)| matches!(route, Route::Direct { .. }));
     let advertise = host_routes.map(|(prefix, _)| *prefix).filter(|p| exported(snapshot, *p)).collect();
-    desired.bgp = peers::intent(snapshot, node, &mut desired.findings);
+    desired.bgp = peers::intent(snapshot, node, (&desired.routes, &mut desired.findings));
     desired.advertise = advertise;
     desired
 }
@@ -126,7 +128,15 @@ pub(crate) fn put_address(desired: &mut Desired, owner: &WorkloadEndpoint, addre
 }
 
 /// The route to a prefix that no local workload has.
-pub(crate) fn indirect(snapshot: &Snapshot, settings: &Settings, prefix: Prefix) -> Option<Route> {
+pub(crate) fn indirect(
+    snapshot: &Snapshot,
+    (settings, gateways): (&Settings, &BTreeMap<Prefix, NextHops>),
+    prefix: Prefix,
+) -> Option<Route> {
+    // A peer that announces the way to itself would lead nowhere.
+    if let Some(next_hops) = gateways.get(&prefix) {
+        return Some(Route::Remote { next_hops: next_hops.clone() });
+    }
     match (settings.program_routes, snapshot.learned.get(&prefix)) {
         (ProgramRoutes::Enabled, Some(next_hops)) => Some(Route::Remote { next_hops: next_hops.clone() }),
         (ProgramRoutes::Enabled, None) if snapshot.pools.values().any(|pool| pool.prefix == prefix) => {

@@ -1,8 +1,9 @@
 //! What is known: resources, the endpoints of this host, and the paths that BGP has learned.
 
+use lasthop_bgp::config::Secret;
 use lasthop_model::{
-    BgpConfiguration, BgpPeer, EndpointKey, IpPool, Key, Node, NodeName, Overlay, Resource, Settings, SettingsScope,
-    WorkloadEndpoint,
+    BgpConfiguration, BgpFilter, BgpPeer, EndpointKey, IpPool, Key, Node, NodeName, Overlay, PeerTarget, Resource,
+    SecretRef, Settings, SettingsScope, WorkloadEndpoint,
 };
 use lasthop_net::{NextHops, Prefix};
 use std::collections::BTreeMap;
@@ -32,6 +33,13 @@ pub enum Event {
         /// Equal next hops.
         next_hops: NextHops,
     },
+    /// What this host has as the content of a secret; `None`: it has none.
+    Secret {
+        /// Which.
+        reference: SecretRef,
+        /// Its content.
+        content: Option<Secret>,
+    },
 }
 
 /// All that is known.
@@ -43,10 +51,14 @@ pub struct Snapshot {
     pub endpoints: BTreeMap<EndpointKey, WorkloadEndpoint>,
     /// Pools, by name.
     pub pools: BTreeMap<String, IpPool>,
-    /// The cluster's BGP configuration.
-    pub bgp: Option<BgpConfiguration>,
+    /// BGP configurations: the cluster's, and those of single nodes.
+    pub bgp: BTreeMap<SettingsScope, BgpConfiguration>,
     /// BGP peers, by name.
     pub peers: BTreeMap<String, BgpPeer>,
+    /// BGP filters, by name.
+    pub filters: BTreeMap<String, BgpFilter>,
+    /// Secrets that this host has.
+    pub secrets: BTreeMap<SecretRef, Secret>,
     /// Settings, by scope.
     pub overlays: BTreeMap<SettingsScope, Overlay>,
     /// Learned paths.
@@ -95,7 +107,19 @@ impl Snapshot {
                 }
                 Reach::Route(prefix)
             }
+            Event::Secret { reference, content } => {
+                match content {
+                    Some(content) => self.secrets.insert(reference, content),
+                    None => self.secrets.remove(&reference),
+                };
+                Reach::Bgp
+            }
         }
+    }
+
+    /// Whether the peers of this host depend on its workloads.
+    pub(crate) fn has_workload_peers(&self) -> bool {
+        self.peers.values().any(|peer| matches!(peer.target, PeerTarget::Workloads { .. }))
     }
 
     fn put(&mut self, node: &NodeName, key: &Key, resource: Resource) -> Reach {
@@ -113,14 +137,17 @@ impl Snapshot {
                 reach
             }
             Resource::BgpConfiguration(value) => {
-                if key.name != "default" {
-                    return Reach::Nothing;
-                }
-                self.bgp = Some(value);
+                self.bgp.insert(value.scope.clone(), value);
                 Reach::Bgp
             }
             Resource::BgpPeer(value) => {
-                self.peers.insert(value.name.clone(), value);
+                let route = value.reachable_by.is_some();
+                let before = self.peers.insert(value.name.clone(), value);
+                // A gateway to a peer is a route.
+                if route || before.is_some_and(|peer| peer.reachable_by.is_some()) { Reach::Everything } else { Reach::Bgp }
+            }
+            Resource::BgpFilter(value) => {
+                self.filters.insert(value.name.clone(), value);
                 Reach::Bgp
             }
             Resource::IpPool(value) => {
@@ -162,13 +189,15 @@ impl Snapshot {
                 Reach::Everything
             }
             Kind::BgpConfiguration => {
-                if key.name == "default" {
-                    self.bgp = None;
-                }
+                self.bgp.retain(|scope, _| scope.name() != key.name);
                 Reach::Bgp
             }
             Kind::BgpPeer => {
-                self.peers.remove(&key.name);
+                let before = self.peers.remove(&key.name);
+                if before.is_some_and(|peer| peer.reachable_by.is_some()) { Reach::Everything } else { Reach::Bgp }
+            }
+            Kind::BgpFilter => {
+                self.filters.remove(&key.name);
                 Reach::Bgp
             }
             Kind::IpPool => {

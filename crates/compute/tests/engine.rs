@@ -2,9 +2,10 @@
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test")]
 
+use lasthop_bgp::config::Secret;
 use lasthop_compute::{Changes, Desired, Engine, Event, Snapshot, desired};
 use lasthop_model::*;
-use lasthop_net::{Asn, IfName, Mac, Metric, NextHops, Prefix};
+use lasthop_net::{Asn, Family, IfName, Mac, Metric, NextHops, Prefix};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -20,6 +21,10 @@ fn address(n: u8) -> IpAddr {
 fn key(kind: Kind, name: &str) -> Key {
     let namespace = (kind == Kind::WorkloadEndpoint).then(|| "default".to_owned());
     Key { kind, namespace, name: name.to_owned() }
+}
+
+fn the_secret() -> SecretRef {
+    SecretRef { name: "tor".to_owned(), key: "password".to_owned() }
 }
 
 fn endpoint() -> impl Strategy<Value = Event> {
@@ -84,9 +89,12 @@ fn rest() -> impl Strategy<Value = Event> {
             let config = BgpConfiguration { mesh, ..BgpConfiguration::default() };
             Event::Put(key(Kind::BgpConfiguration, "default"), Resource::BgpConfiguration(config))
         }),
-        (0u8..2).prop_map(|n| {
+        (0u8..2, any::<[bool; 4]>()).prop_map(|(n, [secret, gateway, filter, workloads])| {
             let name = format!("peer{n}");
-            let target = PeerTarget::Address { address: [172, 31, 0, n + 1].into(), port: None, asn: Some(Asn(64512)) };
+            let target = match workloads {
+                true => PeerTarget::Workloads { selector: "all()".parse().unwrap(), asn: Asn(65000) },
+                false => PeerTarget::Address { address: [172, 31, 0, n + 1].into(), port: None, asn: Some(Asn(64512)) },
+            };
             let peer = BgpPeer {
                 name: name.clone(),
                 nodes: NodeMatch::All,
@@ -95,8 +103,36 @@ fn rest() -> impl Strategy<Value = Event> {
                 next_hop: NextHopMode::Auto,
                 keepalive: None,
                 restart_time: None,
+                password: secret.then(the_secret),
+                source: SourceAddress::Node,
+                ttl_security: None,
+                allowed_own_as: 0,
+                reachable_by: gateway.then(|| [172, 31, 0, 9].into()),
+                filters: if filter { vec!["f".to_owned()] } else { Vec::new() },
+                reverse: ReversePeering::Auto,
             };
             Event::Put(key(Kind::BgpPeer, &name), Resource::BgpPeer(peer))
+        }),
+        any::<bool>().prop_map(|there| Event::Secret {
+            reference: the_secret(),
+            content: there.then(|| Secret::new("hunter2")),
+        }),
+        any::<bool>().prop_map(|learned| {
+            let rule = FilterRule {
+                path: "spec.importV4[0]".to_owned(),
+                family: Family::V4,
+                action: FilterAction::Reject,
+                range: None,
+                learned,
+                interface: learned.then(|| "lh*".to_owned()),
+                peers: None,
+                communities: Vec::new(),
+                as_path: Vec::new(),
+                priority: Some(1024),
+                operations: Vec::new(),
+            };
+            let filter = BgpFilter { name: "f".to_owned(), import: vec![rule.clone()], export: vec![rule] };
+            Event::Put(key(Kind::BgpFilter, "f"), Resource::BgpFilter(filter))
         }),
         (1u8..8, prop::collection::btree_set(1u8..4, 0..3)).prop_map(|(n, hops)| Event::Learned {
             prefix: Prefix::host(address(n)),
@@ -112,6 +148,7 @@ fn event() -> impl Strategy<Value = Event> {
         (0u8..3).prop_map(|n| key(Kind::IpPool, &format!("p{n}"))),
         (0u8..2).prop_map(|n| key(Kind::BgpPeer, &format!("peer{n}"))),
         Just(key(Kind::FelixConfiguration, "default")),
+        Just(key(Kind::BgpFilter, "f")),
     ];
     let gone = (named, any::<bool>()).prop_map(|(key, invalid)| {
         if invalid { Event::Invalid { key, reason: "spec.x: wrong".into(), stand_in: None } } else { Event::Gone(key) }
@@ -157,6 +194,7 @@ impl Follower {
         if changes.bgp {
             self.0.bgp = desired.bgp.clone();
         }
+        self.0.gateways = desired.gateways.clone();
         self.0.findings = desired.findings.clone();
         // Held against its own oracle in tests/policy.rs.
         self.0.policy = desired.policy.clone();

@@ -188,7 +188,7 @@ fn one_wrong_document_changes_nothing() {
             "apiVersion: is missing; write projectcalico.org/v3",
         ),
         ("apply", POOL.replace("IPPool", "IPPol"), 2, "did you mean 'IPPool'?"),
-        ("apply", POOL.replace("IPPool", "BGPFilter"), 2, "x.yaml:2: kind: 'BGPFilter' is"),
+        ("apply", POOL.replace("IPPool", "IPReservation"), 2, "x.yaml:2: kind: 'IPReservation' is"),
         ("apply -n blue", ENDPOINT.replace("name: vm1", "name: vm1, namespace: red"), 2, "--namespace says 'blue'"),
     ];
     for (verb, text, code, expected) in cases {
@@ -320,16 +320,16 @@ fn what_cannot_be_honoured_is_said_when_it_is_checked() {
 #[test]
 fn what_can_only_be_checked_is_checked() {
     let site = Site::start("", |_| {});
-    let filter = "apiVersion: projectcalico.org/v3\nkind: BGPFilter\nmetadata: {name: f}\nspec: {exportV4: [{action: Accept}]}\n";
-    site.write("filter.yaml", filter);
-    assert_eq!(site.noted("validate -f filter.yaml"), "1 document is valid\n");
+    let reservation = "apiVersion: projectcalico.org/v3\nkind: IPReservation\nmetadata: {name: r}\nspec: {reservedCIDRs: [10.65.0.0/24]}\n";
+    site.write("reservation.yaml", reservation);
+    assert_eq!(site.noted("validate -f reservation.yaml"), "1 document is valid\n");
     site.fails(
-        "apply -f filter.yaml",
+        "apply -f reservation.yaml",
         2,
-        "filter.yaml:2: kind: 'BGPFilter' is a kind that this version of lasthop does not support",
+        "reservation.yaml:2: kind: 'IPReservation' is a kind that this version of lasthop does not support",
     );
-    site.write("filter.yaml", &filter.replace("Accept", "Perhaps"));
-    site.fails("validate -f filter.yaml", 2, "filter.yaml:4: spec.exportV4[0].action: 'Perhaps' is not one of");
+    site.write("reservation.yaml", &reservation.replace("10.65.0.0/24", "ten"));
+    site.fails("validate -f reservation.yaml", 2, "reservation.yaml:4: spec.reservedCIDRs[0]: 'ten'");
 }
 
 #[test]

@@ -22,6 +22,8 @@ pub enum Kind {
     BgpConfiguration,
     /// `BGPPeer`.
     BgpPeer,
+    /// `BGPFilter`.
+    BgpFilter,
     /// `FelixConfiguration`.
     FelixConfiguration,
     /// `Tier`.
@@ -88,7 +90,6 @@ const OURS: &str = "lasthop/v1";
 const NOT_YET: &[&str] = &[
     "IPReservation",
     "IPAMConfiguration",
-    "BGPFilter",
     "KubeControllersConfiguration",
     "ClusterInformation",
     "CalicoNodeStatus",
@@ -114,11 +115,12 @@ pub enum ParseKindError {
 
 impl Kind {
     /// Every kind, in the order in which they are best created.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::FelixConfiguration,
         Self::BgpConfiguration,
         Self::Node,
         Self::IpPool,
+        Self::BgpFilter,
         Self::BgpPeer,
         Self::Namespace,
         Self::ServiceAccount,
@@ -152,6 +154,7 @@ impl Kind {
                 v3("BGPConfiguration", "bgpconfigurations", Cluster, &["bgpconfig", "bgpconfigs"])
             }
             Self::BgpPeer => v3("BGPPeer", "bgppeers", Cluster, &["peer", "peers", "bgpp", "bgpps"]),
+            Self::BgpFilter => v3("BGPFilter", "bgpfilters", Cluster, &["bgpf", "bgpfs"]),
             Self::FelixConfiguration => {
                 v3("FelixConfiguration", "felixconfigurations", Cluster, &["felixconfig", "felixconfigs", "settings"])
             }
@@ -330,7 +333,7 @@ mod tests {
             ("ipool", "'ipool' is not a kind of resource; did you mean 'IPPool'?"),
             ("bgppeer5", "'bgppeer5' is not a kind of resource; did you mean 'BGPPeer'?"),
             ("ipreservations", "'IPReservation' is a kind that this version of lasthop does not support"),
-            ("BGPFilter", "'BGPFilter' is a kind that this version of lasthop does not support"),
+            ("IPAMConfiguration", "'IPAMConfiguration' is a kind that this version of lasthop does not support"),
             ("networkpolicys", "'networkpolicys' is not a kind of resource; did you mean 'NetworkPolicy'?"),
         ] {
             assert_eq!(text.parse::<Kind>().unwrap_err().to_string(), message);

@@ -13,6 +13,7 @@ mod bgp;
 mod document;
 mod duration;
 mod endpoint;
+mod filter;
 mod kind;
 mod name;
 mod node;
@@ -26,10 +27,17 @@ mod settings;
 mod suggest;
 pub mod v3;
 
-pub use bgp::{BgpConfiguration, BgpPeer, NextHopMode, NodeMatch, PeerTarget};
+pub use bgp::{
+    BgpConfiguration, BgpPeer, BindMode, NextHopMode, NodeMatch, PeerTarget, PrefixAdvertisement, ReversePeering,
+    SecretRef, SourceAddress,
+};
 pub use document::{Document, ReadError, read_documents, to_json, to_list, to_yaml};
 pub use duration::{ParseDurationError, parse_duration};
 pub use endpoint::WorkloadEndpoint;
+pub use filter::{
+    BgpFilter, FilterAction, FilterOperation, FilterRule, ParseCommunityError, PeerScope, RangeMatch, RangeOperator,
+    RouteCommunity,
+};
 pub use kind::{Kind, ParseKindError, Scope};
 pub use name::{EndpointKey, NodeName, ParseNameError};
 pub use node::Node;

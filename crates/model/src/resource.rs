@@ -3,7 +3,7 @@
 use crate::policy::{EndpointSlice, HostEndpoint, Labelled, NetworkSet, Policy, Profile, Tier};
 use crate::rollout::{Rollout, RolloutReport};
 use crate::selector::Selector;
-use crate::{BgpConfiguration, BgpPeer, Invalid, IpPool, Kind, Node, NodeName, WorkloadEndpoint, v3};
+use crate::{BgpConfiguration, BgpFilter, BgpPeer, Invalid, IpPool, Kind, Node, NodeName, WorkloadEndpoint, v3};
 use serde_json::Value;
 use std::fmt;
 
@@ -41,6 +41,8 @@ pub enum Resource {
     BgpConfiguration(BgpConfiguration),
     /// A BGP peering.
     BgpPeer(BgpPeer),
+    /// What peerings let in and out.
+    BgpFilter(BgpFilter),
     /// Agent settings, as an overlay over the defaults: `scope` says for whom.
     Settings {
         /// For every node (`default`), for one (`node.<name>`) or for some.
@@ -129,6 +131,7 @@ impl Resource {
             Self::IpPool(pool) => cluster(Kind::IpPool, pool.name.clone()),
             Self::BgpConfiguration(config) => cluster(Kind::BgpConfiguration, config.scope.name()),
             Self::BgpPeer(peer) => cluster(Kind::BgpPeer, peer.name.clone()),
+            Self::BgpFilter(filter) => cluster(Kind::BgpFilter, filter.name.clone()),
             Self::Settings { scope, .. } => cluster(Kind::FelixConfiguration, scope.name()),
             Self::Policy(policy) => policy.key.clone(),
             Self::Tier(tier) => cluster(Kind::Tier, tier.name.clone()),

@@ -76,7 +76,7 @@ fn what_names_a_resource_is_checked_first() {
         ("kind: Node", "f.yaml:1: apiVersion: is missing; write projectcalico.org/v3"),
         (
             "apiVersion: v1\nkind: Pod",
-            "f.yaml:2: kind: 'Pod' is not a kind of resource; there are: FelixConfiguration, BGPConfiguration, Node, IPPool, BGPPeer, \
+            "f.yaml:2: kind: 'Pod' is not a kind of resource; there are: FelixConfiguration, BGPConfiguration, Node, IPPool, BGPFilter, BGPPeer, \
              Namespace, ServiceAccount, Tier, Profile, GlobalNetworkSet, NetworkSet, EndpointSlice, GlobalNetworkPolicy, \
              NetworkPolicy, ClusterNetworkPolicy, StagedGlobalNetworkPolicy, StagedNetworkPolicy, \
              StagedKubernetesNetworkPolicy, HostEndpoint, WorkloadEndpoint, Rollout, RolloutReport",

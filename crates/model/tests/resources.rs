@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
 
 use lasthop_model::*;
-use lasthop_net::{Asn, Metric};
+use lasthop_net::{Asn, Family, Metric};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -230,9 +230,74 @@ fn a_pool_and_the_cluster() {
     assert_eq!(config("default", json!({})), Ok(BgpConfiguration::default()));
     let set =
         config("default", json!({"asNumber": 65001, "nodeToNodeMeshEnabled": false, "listenPort": 1790})).unwrap();
-    assert_eq!((set.asn, set.mesh, set.port), (Asn(65001), false, 1790));
+    assert_eq!((set.asn, set.mesh, set.port), (Asn(65001), false, Some(1790)));
     assert_eq!(only_path(config("node.n", json!({"asNumber": 1}))), "spec.asNumber");
     assert_eq!(only_path(config("default", json!({"ignoredInterfaces": ["*"]}))), "spec.ignoredInterfaces[0]");
+}
+
+#[test]
+fn secrets_and_communities_are_read() {
+    let config = |spec| match Resource::parse(&document("BGPConfiguration", "default", spec)) {
+        Ok(Resource::BgpConfiguration(config)) => config,
+        other => panic!("{other:?}"),
+    };
+    let spec = json!({
+        "communities": [{"name": "fast", "value": "65000:1"}],
+        "prefixAdvertisements": [{"cidr": "10.65.0.0/16", "communities": ["fast", "65000:1:2"]}],
+        "nodeMeshPassword": {"secretKeyRef": {"name": "bgp", "key": "mesh"}},
+        "serviceClusterIPs": [{"cidr": "10.96.0.0/12"}],
+    });
+    let read = config(spec);
+    let communities = &read.advertisements.as_ref().unwrap()[0].communities;
+    assert_eq!(*communities, [RouteCommunity::Standard(65000 << 16 | 1), RouteCommunity::Large([65000, 1, 2])]);
+    assert_eq!(read.mesh_password.unwrap().to_string(), "bgp/mesh");
+    assert_eq!(read.unsupported, ["spec.serviceClusterIPs"]);
+    for (reference, path) in [
+        (json!({}), "spec.password.secretKeyRef"),
+        (json!({"secretKeyRef": {"key": "k"}}), "spec.password.secretKeyRef.name"),
+        (json!({"secretKeyRef": {"name": "../x", "key": "k"}}), "spec.password.secretKeyRef.name"),
+        (json!({"secretKeyRef": {"name": "x", "key": ".."}}), "spec.password.secretKeyRef.key"),
+    ] {
+        assert_eq!(only_path(peer(json!({"peerIP": "10.0.0.1", "password": reference}))), path);
+    }
+}
+
+#[test]
+fn a_filter_says_all_that_is_written() {
+    let rule = json!({
+        "action": "Accept", "cidr": "10.65.0.0/16", "matchOperator": "NotIn", "prefixLength": {"min": 24},
+        "source": "RemotePeers", "peerType": "iBGP", "communities": {"values": ["65000:1"]},
+        "asPathPrefix": [65001, "1.10"], "priority": 5,
+        "operations": [
+            {"addCommunity": {"value": "65000:2"}}, {"prependASPath": {"prefix": [7, 8]}}, {"setPriority": {"value": 9}}
+        ],
+    });
+    let document = document("BGPFilter", "f", json!({"exportV4": [rule], "importV6": [{"action": "Reject"}]}));
+    let Resource::BgpFilter(filter) = Resource::parse(&document).unwrap() else { panic!("another kind") };
+    let [rule] = &filter.export[..] else { panic!("{filter:?}") };
+    let expected = FilterRule {
+        path: "spec.exportV4[0]".to_owned(),
+        family: Family::V4,
+        action: FilterAction::Accept,
+        range: Some(RangeMatch {
+            prefix: "10.65.0.0/16".parse().unwrap(),
+            operator: RangeOperator::NotIn,
+            lengths: Some((24, 32)),
+        }),
+        learned: true,
+        interface: None,
+        peers: Some(PeerScope::Internal),
+        communities: vec![RouteCommunity::Standard(65000 << 16 | 1)],
+        as_path: vec![Asn(65001), Asn(65546)],
+        priority: Some(5),
+        operations: vec![
+            FilterOperation::AddCommunity(RouteCommunity::Standard(65000 << 16 | 2)),
+            FilterOperation::Prepend(vec![Asn(7), Asn(8)]),
+            FilterOperation::SetPriority(9),
+        ],
+    };
+    assert_eq!(*rule, expected);
+    assert_eq!((filter.import[0].family, filter.import[0].action), (Family::V6, FilterAction::Reject));
 }
 
 #[test]
@@ -318,6 +383,6 @@ fn kinds_that_are_not_in_force_can_be_checked_but_not_read() {
     check("NetworkSet", "x", json!({"nets": ["10.0.0.1", "fd00::/8"]})).unwrap();
     check("IPAMConfiguration", "default", json!({"strictAffinity": true, "maxBlocksPerHost": 4})).unwrap();
     check("IPPool", "x", json!({"cidr": "10.0.0.0/16"})).unwrap();
-    let error = Resource::parse(&document("BGPFilter", "x", json!({}))).unwrap_err().to_string();
-    assert_eq!(error, "kind: 'BGPFilter' is a kind that this version of lasthop does not support");
+    let error = Resource::parse(&document("IPReservation", "x", json!({}))).unwrap_err().to_string();
+    assert_eq!(error, "kind: 'IPReservation' is a kind that this version of lasthop does not support");
 }

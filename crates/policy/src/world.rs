@@ -125,6 +125,7 @@ impl World {
             | Resource::IpPool(_)
             | Resource::BgpConfiguration(_)
             | Resource::BgpPeer(_)
+            | Resource::BgpFilter(_)
             | Resource::Settings { .. }
             | Resource::Rollout(_)
             | Resource::RolloutReport(_) => {}

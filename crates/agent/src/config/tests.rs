@@ -41,6 +41,7 @@ log: { format: json, level: debug }
         node: "compute-1".parse().unwrap(),
         run_directory: "/run/x".into(),
         state_directory: "/etc/lasthop/state".into(),
+        secret_directory: "/etc/lasthop/secrets".into(),
         store: StoreConfig::Server {
             address: "172.18.203.3:7470".into(),
             tls: tls("ca.pem", "/c/cert.pem", "/c/key.pem"),

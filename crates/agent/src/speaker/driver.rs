@@ -173,9 +173,9 @@ impl Driver {
         self.liveness.follow(self.intent.iter().flat_map(|intent| intent.peers.values()));
     }
 
-    /// The port to listen on, once it is known.
-    pub(super) fn port(&self) -> Option<u16> {
-        self.intent.as_ref().map(|intent| intent.speaker.port)
+    /// Where to listen, once it is known.
+    pub(super) fn doors(&self) -> Option<BTreeSet<SocketAddr>> {
+        self.intent.as_ref().map(Intent::doors)
     }
 
     /// What the listening sockets have to know of the peers, if that may have changed.

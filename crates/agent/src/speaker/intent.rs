@@ -10,12 +10,12 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::OpenOptions;
 use std::io::{self, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// The first byte of the file: raised with every change of its content.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 /// What the speaker was last told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +39,14 @@ struct Content {
 }
 
 impl Intent {
+    /// Where to listen.
+    pub(super) fn doors(&self) -> BTreeSet<SocketAddr> {
+        let SpeakerConfig { port, bind, .. } = &self.speaker;
+        let all = [IpAddr::from(Ipv4Addr::UNSPECIFIED), Ipv6Addr::UNSPECIFIED.into()];
+        let bind = if bind.is_empty() { all.into() } else { bind.clone() };
+        bind.into_iter().map(|address| SocketAddr::new(address, *port)).collect()
+    }
+
     /// The intent in this file; `None` if there is no file.
     ///
     /// # Errors
@@ -99,6 +107,7 @@ mod tests {
                 router_id: "10.0.0.1".parse().unwrap(),
                 cluster_id: Some("10.0.0.2".parse().unwrap()),
                 port: 179,
+                bind: [].into(),
                 restart_time: Duration::from_secs(120),
                 deferral: Duration::from_millis(1500),
                 drain: Drain::No,

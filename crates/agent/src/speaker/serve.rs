@@ -7,8 +7,9 @@ use crate::config::Config;
 use crate::lock;
 use lasthop_bgp::StopMode;
 use lasthop_net::Family;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -99,7 +100,7 @@ pub async fn run(config: &Config, on_stop: OnStop, stop: impl Future<Output = ()
     }
     tokio::pin!(stop);
     loop {
-        if let Some(listening) = port.follow(driver.port()) {
+        if let Some(listening) = port.follow(driver.doors()) {
             driver.set_listening(listening);
         }
         if let Some(terms) = driver.listen_terms() {
@@ -169,65 +170,68 @@ async fn pause(error: &io::Error) {
     tokio::time::sleep(Duration::from_millis(100)).await;
 }
 
-/// The port we listen on, for both families.
+/// Where we listen: everywhere, once for each family, or at single addresses.
 struct Port {
     events: mpsc::Sender<Event>,
-    number: Option<u16>,
-    tasks: BTreeMap<Family, (Arc<TcpListener>, JoinHandle<()>)>,
+    wanted: Option<BTreeSet<SocketAddr>>,
+    tasks: BTreeMap<SocketAddr, (Arc<TcpListener>, JoinHandle<()>)>,
     terms: ListenTerms,
     retry_at: Option<Instant>,
 }
 
 impl Port {
     fn new(events: mpsc::Sender<Event>) -> Self {
-        Self { events, number: None, tasks: BTreeMap::new(), terms: ListenTerms::default(), retry_at: None }
+        Self { events, wanted: None, tasks: BTreeMap::new(), terms: ListenTerms::default(), retry_at: None }
     }
 
-    /// Listens on this port from now on; says how it went if anything was done.
-    fn follow(&mut self, number: Option<u16>) -> Option<Listening> {
+    /// Listens there from now on; says how it went if anything was done.
+    fn follow(&mut self, wanted: Option<BTreeSet<SocketAddr>>) -> Option<Listening> {
         let retry = self.retry_at.is_some_and(|at| at <= Instant::now());
-        if self.number == number && !retry {
+        if self.wanted == wanted && !retry {
             return None;
         }
-        if self.number != number {
+        if self.wanted != wanted {
+            // What is open everywhere is in the way of one address, and the reverse.
             self.close();
         }
-        self.number = number;
-        let port = number?;
+        self.wanted.clone_from(&wanted);
+        let doors = wanted?;
         let mut problem = None;
-        for family in Family::ALL {
-            if self.tasks.contains_key(&family) {
+        for at in &doors {
+            if self.tasks.contains_key(at) {
                 continue;
             }
-            match socket::listen(family, port) {
+            match socket::listen(*at) {
                 Ok(listener) => {
                     let listener = Arc::new(listener);
-                    self.terms.apply(&listener, family, &ListenTerms::default());
+                    self.terms.apply(&listener, Family::of(at.ip()), &ListenTerms::default());
                     let task = tokio::spawn(accept(Arc::clone(&listener), self.events.clone()));
-                    self.tasks.insert(family, (listener, task));
+                    self.tasks.insert(*at, (listener, task));
                 }
-                Err(error) if family == Family::V6 && is_absent(&error) => {
+                Err(error) if at.ip() == IpAddr::from(Ipv6Addr::UNSPECIFIED) && is_absent(&error) => {
                     tracing::debug!(%error, "not listening for IPv6 peers");
                 }
                 Err(error) => {
                     let hint = match error.kind() {
                         io::ErrorKind::AddrInUse => "; does another BGP speaker run on this host?",
                         io::ErrorKind::PermissionDenied => "; run as root",
+                        io::ErrorKind::AddrNotAvailable => "; bindMode says NodeIP: is it an address of this host?",
                         _ => "",
                     };
-                    problem = Some(format!("{family} port {port}: {error}{hint}"));
+                    problem = Some(format!("{at}: {error}{hint}"));
                 }
             }
         }
         self.retry_at = problem.is_some().then(|| Instant::now() + RETRY);
+        let port = doors.first().map_or(0, SocketAddr::port);
         Some(Listening { port, problem })
     }
 
     /// Makes the listening sockets as the peers need them.
     fn secure(&mut self, terms: ListenTerms) {
         if self.terms != terms {
-            for (family, (listener, _)) in &self.tasks {
-                terms.apply(listener, *family, &self.terms);
+            for (at, (listener, _)) in &self.tasks {
+                terms.apply(listener, Family::of(at.ip()), &self.terms);
             }
             self.terms = terms;
         }

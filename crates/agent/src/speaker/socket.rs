@@ -167,14 +167,10 @@ impl ListenTerms {
     }
 }
 
-/// Listens on a port, on all addresses of a family.
-pub(super) fn listen(family: Family, port: u16) -> io::Result<TcpListener> {
-    let any: IpAddr = match family {
-        Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
-        Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let socket = socket(family)?;
-    socket.bind(&SocketAddr::new(any, port).into())?;
+/// Listens at an address, or on all of a family.
+pub(super) fn listen(at: SocketAddr) -> io::Result<TcpListener> {
+    let socket = socket(Family::of(at.ip()))?;
+    socket.bind(&at.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
 }

@@ -249,6 +249,7 @@ pub(crate) fn config(asn: u32, router_id: &str) -> SpeakerConfig {
         router_id: router_id.parse::<Ipv4Addr>().unwrap(),
         cluster_id: None,
         port: 179,
+        bind: [].into(),
         restart_time: Duration::from_secs(120),
         deferral: Duration::from_secs(5),
         drain: Drain::No,

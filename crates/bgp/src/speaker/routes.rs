@@ -582,6 +582,7 @@ mod tests {
             router_id: [10, 0, 0, 1].into(),
             cluster_id: None,
             port: 179,
+            bind: [].into(),
             restart_time: Duration::ZERO,
             deferral: Duration::ZERO,
             drain: Drain::No,

@@ -20,6 +20,7 @@ pub fn config(router_id: Ipv4Addr) -> SpeakerConfig {
         router_id,
         cluster_id: None,
         port: 179,
+        bind: [].into(),
         restart_time: Duration::from_secs(120),
         deferral: Duration::from_secs(30),
         drain: Drain::No,

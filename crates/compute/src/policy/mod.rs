@@ -109,6 +109,7 @@ impl Policies {
             | Resource::IpPool(_)
             | Resource::BgpConfiguration(_)
             | Resource::BgpPeer(_)
+            | Resource::BgpFilter(_)
             | Resource::Settings { .. }
             | Resource::Rollout(_)
             | Resource::RolloutReport(_) => return,
@@ -146,6 +147,7 @@ impl Policies {
             | Kind::IpPool
             | Kind::BgpConfiguration
             | Kind::BgpPeer
+            | Kind::BgpFilter
             | Kind::FelixConfiguration
             | Kind::Rollout
             | Kind::RolloutReport => return,

@@ -3,6 +3,7 @@
 mod dump;
 mod watch;
 
+use super::bgp_plan;
 use crate::connect::{AgentSocket, Context};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::log;
@@ -37,6 +38,7 @@ enum Command {
     /// The peers: state, since when, last error in words, prefixes in and out
     #[command(after_help = "Examples:\n  lasthop bgp peers\n  lasthop bgp peers -o json")]
     Peers(Ask),
+    Plan(bgp_plan::Args),
     /// Every path the speaker knows, best ones marked
     #[command(after_help = "Examples:\n  lasthop bgp paths\n  lasthop bgp paths 10.65.0.21/32")]
     Paths {
@@ -88,6 +90,7 @@ pub(crate) fn run(context: &Context, args: Args) -> Outcome {
         Some(Command::Watch(ask)) => return watch::run(context, &ask),
         Some(Command::Dump(args)) => return dump::run(context, &args),
         None => return speak(context, if args.withdraw { OnStop::Withdraw } else { OnStop::KeepRoutes }),
+        Some(Command::Plan(args)) => return bgp_plan::run(context, &args),
         Some(Command::Peers(ask)) => {
             (Request::BgpPeers, ask, |answer, format, paint| Ok(bgp::peers(&read::<Vec<_>>(answer)?, format, paint)))
         }

@@ -1,6 +1,6 @@
 //! `lasthop apply`, `create` and `replace`: documents into the store. Everything is checked before the first write.
 
-use super::rollout;
+use super::{bgp_plan, rollout};
 use crate::connect::{Context, StoreFlags, each};
 use crate::documents::{Document, Sources};
 use crate::exit::{Exit, Failure, Outcome};
@@ -27,6 +27,9 @@ pub(crate) struct Change {
     /// Only say what would be done
     #[arg(long, conflicts_with_all = ["wait", "confirm"])]
     dry_run: bool,
+    /// Also if a BGP session cannot go on under the change: it is reset ('lasthop bgp plan' says which)
+    #[arg(long)]
+    allow_reset: bool,
     #[command(flatten)]
     rollout: rollout::Flags,
     #[command(flatten)]
@@ -93,6 +96,9 @@ pub(crate) fn run(context: &Context, verb: Verb, args: impl Into<Change>) -> Out
         let steps = plan(store, verb, documents).await?;
         if args.dry_run {
             return Ok((steps.iter().map(|step| step.foretold(verb)).collect(), Vec::new()));
+        }
+        if !args.allow_reset {
+            refuse_resets(store, &steps).await?;
         }
         if !args.rollout.is_set() {
             return Ok(carry_out(store, verb, steps).await);
@@ -203,6 +209,17 @@ async fn plan(store: &dyn Store, verb: Verb, documents: Vec<Document>) -> Result
         (false, Verb::Replace) => Err(Failure { exit: Exit::NotFound, lines: wrong }),
         (false, _) => Err(Failure { exit: Exit::Failed, lines: wrong }),
     }
+}
+
+/// Refuses what would reset a BGP session.
+async fn refuse_resets(store: &dyn Store, steps: &[Step]) -> Result<(), Failure> {
+    let changed = steps.iter().filter(|step| !step.is_done());
+    let mut lines = bgp_plan::resets(store, changed.map(|step| (&step.document.key, &step.document.value))).await?;
+    if lines.is_empty() {
+        return Ok(());
+    }
+    lines.push("nothing was changed; --allow-reset does it all the same".to_owned());
+    Err(Failure { exit: Exit::Failed, lines })
 }
 
 /// Writes. What one document meets stops no other, unless the store is gone.

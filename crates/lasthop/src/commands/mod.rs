@@ -2,6 +2,7 @@
 
 pub(crate) mod agent;
 pub(crate) mod bgp;
+mod bgp_plan;
 pub(crate) mod certs;
 pub(crate) mod change;
 pub(crate) mod completions;

@@ -99,7 +99,8 @@ struct Plan {
     output: Output,
 }
 
-fn key(text: &str) -> Result<Key, String> {
+/// The name of a resource: KIND/NAME or KIND/NAMESPACE/NAME.
+pub(super) fn key(text: &str) -> Result<Key, String> {
     let parts: Vec<&str> = text.split('/').collect();
     let (kind, namespace, name) = match parts[..] {
         [kind, name] => (kind, None, name),

@@ -163,18 +163,7 @@ fn columns(kind: Kind) -> Vec<Column> {
                 _ => "yes".into(),
             }),
         ],
-        Kind::BgpConfiguration => vec![
-            column("AS", |d| field(d, "/spec/asNumber").unwrap_or_else(|| "64512".into())),
-            column("MESH", |d| field(d, "/spec/nodeToNodeMeshEnabled").unwrap_or_else(|| "true".into())),
-            wide("PORT", |d| field(d, "/spec/listenPort").unwrap_or_else(|| "179".into())),
-        ],
-        Kind::BgpPeer => vec![
-            column("PEER", |d| field(d, "/spec/peerIP").or_else(|| field(d, "/spec/peerSelector")).unwrap_or_default()),
-            column("AS", |d| field(d, "/spec/asNumber").unwrap_or_default()),
-            column("NODES", |d| {
-                field(d, "/spec/node").or_else(|| field(d, "/spec/nodeSelector")).unwrap_or_else(|| "all()".into())
-            }),
-        ],
+        Kind::BgpConfiguration | Kind::BgpPeer | Kind::BgpFilter => bgp_columns(kind),
         Kind::FelixConfiguration => vec![column("SETTINGS", |d| {
             let spec = d.pointer("/spec").and_then(Value::as_object);
             list(spec.into_iter().flatten().map(|(name, value)| format!("{name}={}", plain(value))))
@@ -261,6 +250,33 @@ fn plain(value: &Value) -> String {
 }
 
 /// The value at a path, unless it is not set.
+fn bgp_columns(kind: Kind) -> Vec<Column> {
+    match kind {
+        Kind::BgpConfiguration => vec![
+            column("AS", |d| field(d, "/spec/asNumber").unwrap_or_else(|| "64512".into())),
+            column("MESH", |d| field(d, "/spec/nodeToNodeMeshEnabled").unwrap_or_else(|| "true".into())),
+            wide("PORT", |d| field(d, "/spec/listenPort").unwrap_or_else(|| "179".into())),
+        ],
+        Kind::BgpPeer => vec![
+            column("PEER", |d| field(d, "/spec/peerIP").or_else(|| field(d, "/spec/peerSelector")).unwrap_or_default()),
+            column("AS", |d| field(d, "/spec/asNumber").unwrap_or_default()),
+            column("NODES", |d| {
+                field(d, "/spec/node").or_else(|| field(d, "/spec/nodeSelector")).unwrap_or_else(|| "all()".into())
+            }),
+        ],
+        _ => vec![
+            column("IMPORT", |d| count(d, ["/spec/importV4", "/spec/importV6"])),
+            column("EXPORT", |d| count(d, ["/spec/exportV4", "/spec/exportV6"])),
+        ],
+    }
+}
+
+/// How many entries lists have together.
+fn count(document: &Value, lists: [&str; 2]) -> String {
+    let length = |path| document.pointer(path).and_then(Value::as_array).map_or(0, Vec::len);
+    lists.into_iter().map(length).sum::<usize>().to_string()
+}
+
 fn field(document: &Value, path: &str) -> Option<String> {
     document.pointer(path).filter(|value| !value.is_null() && *value != "").map(plain)
 }

@@ -4,7 +4,10 @@ use super::metadata::METADATA;
 use super::shape::{Checker, Field, Shape, field, idle};
 use super::spot::Spot;
 use super::text;
-use crate::{BgpConfiguration, BgpPeer, Key, NextHopMode, NodeMatch, PeerTarget, Resource, SettingsScope};
+use crate::{
+    BgpConfiguration, BgpPeer, BindMode, Key, NextHopMode, NodeMatch, PeerTarget, PrefixAdvertisement, Resource,
+    ReversePeering, SecretRef, SettingsScope, SourceAddress,
+};
 use lasthop_net::Asn;
 use std::net::IpAddr;
 
@@ -45,7 +48,7 @@ const CONFIGURATION: &[Field] = &[
     idle("serviceExternalIPs", SERVICE_RANGES),
     idle("serviceLoadBalancerIPs", SERVICE_RANGES),
     idle("serviceLoadBalancerAggregation", Shape::OneOf(&["Enabled", "Disabled"])),
-    idle(
+    field(
         "communities",
         Shape::List(
             LIST,
@@ -55,7 +58,7 @@ const CONFIGURATION: &[Field] = &[
             ]),
         ),
     ),
-    idle(
+    field(
         "prefixAdvertisements",
         Shape::List(
             LIST,
@@ -65,9 +68,9 @@ const CONFIGURATION: &[Field] = &[
             ]),
         ),
     ),
-    idle("nodeMeshPassword", PASSWORD),
-    idle("nodeMeshMaxRestartTime", Shape::Checked(text::duration)),
-    idle("bindMode", Shape::AnyCase(&["None", "NodeIP"])).unless("None"),
+    field("nodeMeshPassword", PASSWORD),
+    field("nodeMeshMaxRestartTime", Shape::Checked(text::duration)),
+    field("bindMode", Shape::AnyCase(&["None", "NodeIP"])),
     idle("ignoredInterfaces", Shape::List(LIST, &Shape::Checked(text::link_wildcard))).moot(),
     idle("localWorkloadPeeringIPV4", Shape::Checked(text::ipv4)),
     idle("localWorkloadPeeringIPV6", Shape::Checked(text::ipv6)),
@@ -88,14 +91,29 @@ const PEER: &[Field] = &[
     field("keepOriginalNextHop", Shape::Truth),
     field("keepaliveTime", Shape::Checked(text::duration)),
     field("maxRestartTime", Shape::Checked(text::duration)),
-    idle("localWorkloadSelector", Shape::Checked(text::selector)),
-    idle("password", PASSWORD),
-    idle("sourceAddress", Shape::OneOf(&["UseNodeIP", "None"])).unless("UseNodeIP"),
-    idle("numAllowedLocalASNumbers", Shape::Integer(0, 255)).unless("0"),
-    idle("ttlSecurity", Shape::Integer(0, 255)),
-    idle("reachableBy", Shape::Checked(text::ip)),
-    idle("filters", Shape::List(LIST, &Shape::Checked(text::name))),
-    idle("reversePeering", Shape::OneOf(&["Auto", "Manual"])).unless("Auto"),
+    field("localWorkloadSelector", Shape::Checked(text::selector)),
+    field("password", PASSWORD),
+    field("sourceAddress", Shape::OneOf(&["UseNodeIP", "None"])),
+    field("numAllowedLocalASNumbers", Shape::Integer(0, 255)),
+    field("ttlSecurity", Shape::Integer(0, 255)),
+    field("reachableBy", Shape::Checked(text::ip)),
+    field("filters", Shape::List(LIST, &Shape::Checked(text::name))),
+    field("reversePeering", Shape::OneOf(&["Auto", "Manual"])),
+];
+
+/// Fields that mean something for the whole cluster only.
+const CLUSTER_WIDE: [&str; 4] = ["asNumber", "nodeToNodeMeshEnabled", "nodeMeshPassword", "nodeMeshMaxRestartTime"];
+
+/// Fields of the configuration that ask for something that is not done yet.
+const UNSUPPORTED: [&str; 8] = [
+    "serviceClusterIPs",
+    "serviceExternalIPs",
+    "serviceLoadBalancerIPs",
+    "serviceLoadBalancerAggregation",
+    "localWorkloadPeeringIPV4",
+    "localWorkloadPeeringIPV6",
+    "ipv4NormalRoutePriority",
+    "ipv6NormalRoutePriority",
 ];
 
 /// Longest restart time that fits into the capability (RFC 4724 section 3: 12 bits).
@@ -121,7 +139,7 @@ pub(super) fn convert_configuration(checker: &mut Checker, spec: &Spot<'_>, key:
     let scope = scope(checker, key)?;
     let mesh = spec.value.get("nodeToNodeMeshEnabled").and_then(serde_json::Value::as_bool);
     if scope != SettingsScope::Default {
-        for name in ["asNumber", "nodeToNodeMeshEnabled"] {
+        for name in CLUSTER_WIDE {
             if let Some(field) = spec.get(name) {
                 let reason = "is for the whole cluster; set it in the BGPConfiguration called 'default'";
                 checker.add(&field.path, Some(field.value), reason);
@@ -140,12 +158,61 @@ pub(super) fn convert_configuration(checker: &mut Checker, spec: &Spot<'_>, key:
     communities(checker, spec);
     zero_asn(checker, spec, "asNumber");
     let usual = BgpConfiguration::default();
+    let ranges = ["serviceClusterIPs", "serviceExternalIPs", "serviceLoadBalancerIPs"];
+    let services = ranges.into_iter().flat_map(|list| spec.items(list)).filter_map(|range| range.parse("cidr"));
     Some(Resource::BgpConfiguration(BgpConfiguration {
         scope,
         asn: spec.parse("asNumber").unwrap_or(usual.asn),
         mesh: mesh.unwrap_or(usual.mesh),
-        port: spec.number("listenPort").unwrap_or(usual.port),
+        mesh_password: secret(checker, spec, "nodeMeshPassword"),
+        mesh_restart_time: spec.duration("nodeMeshMaxRestartTime"),
+        services: services.collect(),
+        port: spec.number("listenPort"),
+        bind: spec
+            .text("bindMode")
+            .map(|mode| if mode.eq_ignore_ascii_case("NodeIP") { BindMode::NodeAddress } else { BindMode::All }),
+        advertisements: spec.get("prefixAdvertisements").map(|_| advertisements(spec)),
+        unsupported: UNSUPPORTED.iter().filter_map(|name| Some(spec.get(name)?.path)).collect(),
     }))
+}
+
+/// The communities of each prefix, by value.
+fn advertisements(spec: &Spot<'_>) -> Vec<PrefixAdvertisement> {
+    let named = spec.items("communities");
+    let value = |text: &str| {
+        let by_name = named.iter().find(|community| community.text("name") == Some(text));
+        by_name.and_then(|community| community.parse("value")).or_else(|| text.parse().ok())
+    };
+    let read = |item: &Spot<'_>| {
+        let communities = item.items("communities");
+        let communities = communities.iter().filter_map(|community| value(community.value.as_str()?)).collect();
+        Some(PrefixAdvertisement { prefix: item.parse("cidr")?, communities })
+    };
+    spec.items("prefixAdvertisements").iter().filter_map(read).collect()
+}
+
+/// A reference to a secret: each host has its content in a file of that name, so neither part may lead elsewhere.
+fn secret(checker: &mut Checker, spec: &Spot<'_>, name: &str) -> Option<SecretRef> {
+    let password = spec.get(name)?;
+    let Some(reference) = password.get("secretKeyRef") else {
+        let reason = "is missing; name a secret and a key in it, or leave the password out";
+        checker.add(&password.path_of("secretKeyRef"), None, reason);
+        return None;
+    };
+    for part in ["name", "key"] {
+        let text = reference.text(part).unwrap_or_default();
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        let reason = if text.is_empty() {
+            "is missing; a secret is named by name and key".to_owned()
+        } else if !text.chars().all(plain) || text.starts_with('.') {
+            format!("'{}' is not the name of a secret; use letters, digits, '-', '_', '.'", super::shape::shorten(text))
+        } else {
+            continue;
+        };
+        checker.add(&reference.path_of(part), reference.value.get(part), reason);
+        return None;
+    }
+    Some(SecretRef { name: reference.text("name")?.to_owned(), key: reference.text("key")?.to_owned() })
 }
 
 /// Every community of a prefix is a value, or the name of one.
@@ -228,6 +295,19 @@ pub(super) fn convert_peer(checker: &mut Checker, spec: &Spot<'_>, key: &Key) ->
         next_hop,
         keepalive,
         restart_time: spec.duration("maxRestartTime"),
+        password: secret(checker, spec, "password"),
+        source: match spec.text("sourceAddress") {
+            Some("None") => SourceAddress::Any,
+            _ => SourceAddress::Node,
+        },
+        ttl_security: spec.number::<u8>("ttlSecurity").filter(|hops| *hops > 0),
+        allowed_own_as: spec.number("numAllowedLocalASNumbers").unwrap_or(0),
+        reachable_by: spec.parse("reachableBy"),
+        filters: spec.items("filters").iter().filter_map(|name| Some(name.value.as_str()?.to_owned())).collect(),
+        reverse: match spec.text("reversePeering") {
+            Some("Manual") => ReversePeering::Manual,
+            _ => ReversePeering::Auto,
+        },
     }))
 }
 

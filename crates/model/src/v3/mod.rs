@@ -9,6 +9,7 @@ mod bgp;
 mod endpoint;
 mod felix;
 mod felix_fields;
+mod filter;
 mod host;
 mod kubernetes;
 mod later;
@@ -80,6 +81,7 @@ pub(crate) fn fields_of(kind: Kind) -> &'static [Field] {
         Kind::IpPool => pool::FIELDS,
         Kind::BgpConfiguration => bgp::CONFIGURATION_FIELDS,
         Kind::BgpPeer => bgp::PEER_FIELDS,
+        Kind::BgpFilter => filter::FIELDS,
         Kind::FelixConfiguration => felix::FIELDS,
         Kind::Tier => tier::FIELDS,
         Kind::NetworkPolicy => policy::NETWORK,
@@ -131,6 +133,7 @@ fn resource(checker: &mut Checker, object: &Map<String, Value>, document: &Value
         Kind::IpPool => pool::convert(checker, &spec, key),
         Kind::BgpConfiguration => bgp::convert_configuration(checker, &spec, key),
         Kind::BgpPeer => bgp::convert_peer(checker, &spec, key),
+        Kind::BgpFilter => Some(filter::convert(checker, &spec, key)),
         Kind::FelixConfiguration => felix::convert(checker, &spec, key),
         Kind::Tier => Some(tier::convert(checker, &spec, key)),
         Kind::NetworkPolicy
@@ -156,10 +159,6 @@ fn resource(checker: &mut Checker, object: &Map<String, Value>, document: &Value
 pub fn without_effect(document: &Value) -> Vec<Notice> {
     let mut notices = Vec::new();
     if let (Ok(key), Some(object)) = (metadata::key(document), document.as_object()) {
-        if key.kind == Kind::BgpConfiguration && key.name != "default" {
-            // Settings of single nodes.
-            return vec![Notice { path: "spec".to_owned(), outlook: Outlook::NotYet }];
-        }
         collect(&mut notices, "", object, fields_of(key.kind));
     }
     notices
@@ -188,6 +187,14 @@ pub fn fields_without_effect(kind: Kind) -> Vec<Notice> {
     let mut notices = Vec::new();
     walk(&mut notices, "", fields_of(kind));
     notices
+}
+
+/// The fields of a kind's `spec` that do something, by name.
+#[must_use]
+pub fn fields_in_force(kind: Kind) -> Vec<String> {
+    let spec = fields_of(kind).iter().find(|field| field.name == "spec").map(|field| &field.shape);
+    let Some(Shape::Table(fields)) = spec else { return Vec::new() };
+    fields.iter().filter(|field| matches!(field.effect, Effect::InForce)).map(|field| field.name.to_owned()).collect()
 }
 
 fn collect(notices: &mut Vec<Notice>, path: &str, object: &Map<String, Value>, fields: &'static [Field]) {

@@ -379,21 +379,7 @@ pub(crate) fn selector(text: &str) -> Checked {
 
 /// A BGP community: `65000:100` (RFC 1997) or `65000:1:2` (RFC 8092).
 pub(crate) fn community(text: &str) -> Checked {
-    let parts: Vec<&str> = text.split(':').collect();
-    let digits = |t: &&str| !t.is_empty() && t.bytes().all(|b| b.is_ascii_digit());
-    let fits = parts.iter().all(digits)
-        && match parts.len() {
-            2 => parts.iter().all(|part| part.parse::<u16>().is_ok()),
-            3 => parts.iter().all(|part| part.parse::<u32>().is_ok()),
-            _ => false,
-        };
-    if fits {
-        return Ok(());
-    }
-    let text = shorten(text);
-    Err(format!(
-        "'{text}' is not a BGP community; write 65000:100 (two numbers to 65535) or 65000:1:2 (three to 4294967295)"
-    ))
+    text.parse::<crate::RouteCommunity>().map(drop).map_err(|error| format!("'{}' {error}", shorten(text)))
 }
 
 /// A regular expression, as far as it can be told without compiling it: something to repeat before

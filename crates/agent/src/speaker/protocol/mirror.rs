@@ -24,6 +24,7 @@ pub(in crate::speaker) struct Speaker {
     router_id: Ipv4Addr,
     cluster_id: Option<Ipv4Addr>,
     port: u16,
+    bind: BTreeSet<IpAddr>,
     restart_time: Duration,
     deferral: Duration,
     #[serde(with = "plain")]

@@ -148,10 +148,11 @@ tuples! {
             operator: PrefixOperator::read(operator)?,
             lengths: Option::read(lengths)?,
         });
-    Rule as (String, Option<PrefixMatch>, Option<RouteSource>, Vec<Community>, Vec<Asn>, Option<u32>, Vec<RouteChange>, Option<Verdict>):
+    Rule as (String, Option<PrefixMatch>, Vec<Prefix>, Option<RouteSource>, Vec<Community>, Vec<Asn>, Option<u32>, Vec<RouteChange>, Option<Verdict>):
         |r| (
             r.name.clone(),
             r.prefix.plain(),
+            r.outside.plain(),
             r.source.plain(),
             r.communities.plain(),
             r.as_path.plain(),
@@ -159,9 +160,10 @@ tuples! {
             r.changes.plain(),
             r.verdict.plain(),
         ),
-        |(name, prefix, source, communities, as_path, local_pref, changes, verdict)| Some(Self {
+        |(name, prefix, outside, source, communities, as_path, local_pref, changes, verdict)| Some(Self {
             name,
             prefix: Option::read(prefix)?,
+            outside: Vec::read(outside)?,
             source: Option::read(source)?,
             communities: Vec::read(communities)?,
             as_path: Vec::read(as_path)?,

@@ -1,8 +1,7 @@
 //! Kinds that are checked but not in force: a document of these can be validated, not applied, so that nobody
-//! believes that a filter protects anything before it does.
+//! believes that a reservation reserves anything before it does.
 
 mod controllers;
-mod filter;
 
 use super::API_VERSION;
 use super::metadata::document;
@@ -27,7 +26,6 @@ const fn later(name: &'static str, fields: &'static [Field], check: fn(&mut Chec
 }
 
 const KINDS: &[Later] = &[
-    later("BGPFilter", &document(filter::SPEC, Need::Optional), filter::check),
     later("IPReservation", &document(RESERVATION, Need::Optional), nothing_more),
     later("IPAMConfiguration", &document(IPAM, Need::Optional), ipam),
     later("KubeControllersConfiguration", &document(controllers::SPEC, Need::Optional), nothing_more),

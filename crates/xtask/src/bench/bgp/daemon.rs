@@ -174,6 +174,7 @@ fn tell(socket: &Path, (peers, family): (usize, Family)) -> Result<UnixStream> {
         router_id: LOCAL,
         cluster_id: Some(LOCAL),
         port: 179,
+        bind: [].into(),
         restart_time: Duration::from_secs(120),
         deferral: Duration::from_secs(30),
         drain: Drain::No,

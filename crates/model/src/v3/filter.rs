@@ -1,27 +1,34 @@
 //! `BGPFilter`.
 
-use super::super::shape::{Checker, Field, Shape, field};
-use super::super::spot::Spot;
-use super::super::{bgp, text};
+use super::metadata::document;
+use super::shape::{Checker, Field, Need, Shape, field, idle};
+use super::spot::Spot;
+use super::{bgp, text};
+use crate::{
+    BgpFilter, FilterAction, FilterOperation, FilterRule, Key, PeerScope, RangeMatch, RangeOperator, Resource,
+};
+use lasthop_net::{Asn, Family};
 use serde_json::Value;
 
 const RULES: usize = 1024;
 
-pub(super) const SPEC: &[Field] = &[
+pub(super) const FIELDS: &[Field] = &document(SPEC, Need::Optional);
+
+const SPEC: &[Field] = &[
     field("exportV4", Shape::List(RULES, &Shape::Table(&rule(text::prefix_v4)))),
     field("importV4", Shape::List(RULES, &Shape::Table(&rule(text::prefix_v4)))),
     field("exportV6", Shape::List(RULES, &Shape::Table(&rule(text::prefix_v6)))),
     field("importV6", Shape::List(RULES, &Shape::Table(&rule(text::prefix_v6)))),
 ];
 
-const fn rule(prefix: super::super::shape::TextCheck) -> [Field; 11] {
+const fn rule(prefix: super::shape::TextCheck) -> [Field; 11] {
     [
         field("action", Shape::OneOf(&["Accept", "Reject"])).required(),
         field("cidr", Shape::Checked(prefix)),
         field("matchOperator", Shape::OneOf(&["Equal", "NotEqual", "In", "NotIn"])),
         field("prefixLength", Shape::Table(LENGTH)),
         field("source", Shape::OneOf(&["RemotePeers"])),
-        field("interface", Shape::Checked(text::link_pattern)),
+        idle("interface", Shape::Checked(text::link_pattern)).closed(),
         field("peerType", Shape::OneOf(&["eBGP", "iBGP"])),
         field("communities", Shape::Table(COMMUNITIES)),
         field("asPathPrefix", Shape::List(100, &Shape::Asn)),
@@ -40,12 +47,63 @@ const OPERATION: &[Field] = &[
     field("setPriority", Shape::Table(&[field("value", bgp::PRIORITY).required()])),
 ];
 
-pub(super) fn check(checker: &mut Checker, spec: &Spot<'_>, _name: &str) {
-    for (list, bits) in [("exportV4", 32), ("importV4", 32), ("exportV6", 128), ("importV6", 128)] {
-        for rule in spec.items(list) {
-            check_rule(checker, &rule, bits);
+pub(super) fn convert(checker: &mut Checker, spec: &Spot<'_>, key: &Key) -> Resource {
+    let mut rules = |lists: [(&str, Family); 2]| {
+        let mut all = Vec::new();
+        for (list, family) in lists {
+            for rule in spec.items(list) {
+                check_rule(checker, &rule, u64::from(family.bits()));
+                all.extend(read_rule(&rule, family));
+            }
         }
+        all
+    };
+    let import = rules([("importV4", Family::V4), ("importV6", Family::V6)]);
+    let export = rules([("exportV4", Family::V4), ("exportV6", Family::V6)]);
+    Resource::BgpFilter(BgpFilter { name: key.name.clone(), import, export })
+}
+
+fn read_rule(rule: &Spot<'_>, family: Family) -> Option<FilterRule> {
+    let length = rule.get("prefixLength");
+    let bound = |name: &str| length.as_ref().and_then(|length| length.number::<u8>(name));
+    let lengths = length.as_ref().map(|_| (bound("min").unwrap_or(0), bound("max").unwrap_or(family.bits())));
+    let operator = match rule.text("matchOperator") {
+        Some("Equal") => RangeOperator::Equal,
+        Some("NotEqual") => RangeOperator::NotEqual,
+        Some("NotIn") => RangeOperator::NotIn,
+        _ => RangeOperator::In,
+    };
+    let communities = rule.get("communities").map(|communities| communities.items("values")).unwrap_or_default();
+    Some(FilterRule {
+        path: rule.path.clone(),
+        family,
+        action: match rule.text("action")? {
+            "Accept" => FilterAction::Accept,
+            _ => FilterAction::Reject,
+        },
+        range: rule.parse("cidr").map(|prefix| RangeMatch { prefix, operator, lengths }),
+        learned: rule.text("source").is_some(),
+        interface: rule.text("interface").map(str::to_owned),
+        peers: rule.text("peerType").map(|kind| if kind == "eBGP" { PeerScope::External } else { PeerScope::Internal }),
+        communities: communities.iter().filter_map(|value| value.value.as_str()?.parse().ok()).collect(),
+        as_path: asns(rule, "asPathPrefix"),
+        priority: rule.number("priority"),
+        operations: rule.items("operations").iter().filter_map(read_operation).collect(),
+    })
+}
+
+fn read_operation(operation: &Spot<'_>) -> Option<FilterOperation> {
+    if let Some(community) = operation.get("addCommunity") {
+        return community.parse("value").map(FilterOperation::AddCommunity);
     }
+    if let Some(path) = operation.get("prependASPath") {
+        return Some(FilterOperation::Prepend(asns(&path, "prefix")));
+    }
+    operation.get("setPriority")?.number("value").map(FilterOperation::SetPriority)
+}
+
+fn asns(spot: &Spot<'_>, name: &str) -> Vec<Asn> {
+    spot.items(name).iter().filter_map(|item| super::shape::plain(item.value).parse().ok()).collect()
 }
 
 fn check_rule(checker: &mut Checker, rule: &Spot<'_>, bits: u64) {
