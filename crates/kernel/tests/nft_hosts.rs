@@ -125,7 +125,7 @@ fn stack(
         source: side(source),
         destination: side(destination),
     };
-    let key = Key { kind: Kind::GlobalNetworkPolicy, namespace: None, name: "host".into() };
+    let key = Key { kind: Kind::GlobalNetworkPolicy, namespace: None, name: format!("host{}", policy.programs.len()) };
     let program = Program {
         owner: Owner::Policy { tier: "default".into(), key },
         direction: Direction::Ingress,

@@ -371,12 +371,30 @@ fn rule(random: &mut Random, sets: &Sets) -> Rule {
 fn program(random: &mut Random, sets: &Sets, direction: Direction) -> Program {
     let key =
         Key { kind: Kind::NetworkPolicy, namespace: Some("ns".into()), name: format!("p{}", random.below(1_000_000)) };
-    let count = 1 + random.below(4);
-    Program {
-        owner: Owner::Policy { tier: "t".into(), key },
-        direction,
-        force: if random.one_in(6) { Force::Staged } else { Force::Enforced },
-        rules: (0..count).map(|_| rule(random, sets)).collect(),
+    let rules = match random.one_in(2) {
+        true => (0..1 + random.below(4)).map(|_| rule(random, sets)).collect(),
+        false => (0..4 + random.below(6)).map(|_| rule_for_ports(random, sets)).collect(),
+    };
+    let force = if random.one_in(6) { Force::Staged } else { Force::Enforced };
+    Program { owner: Owner::Policy { tier: "t".into(), key }, direction, force, rules }
+}
+
+/// Mostly one that a run of rules for certain ports is made of.
+fn rule_for_ports(random: &mut Random, sets: &Sets) -> Rule {
+    let rule = rule(random, sets);
+    if random.one_in(8) {
+        return Rule { action: if rule.action == Action::Pass { Action::Allow } else { rule.action }, ..rule };
+    }
+    let ranges = (0..1 + random.below(2)).map(|_| PortRange::one(random.pick(&PORTS))).collect();
+    Rule {
+        action: random.pick(&[Action::Allow, Action::Deny, Action::Log]),
+        protocol: Some(random.pick(&[6, 17])),
+        not_protocol: None,
+        icmp: None,
+        not_icmp: None,
+        source: Side { ports: None, not_ports: None, ..rule.source },
+        destination: Side { ports: Some(Ports { ranges, sets: BTreeSet::new() }), not_ports: None, ..rule.destination },
+        ..rule
     }
 }
 
@@ -507,7 +525,7 @@ fn packets_pass_as_the_evaluator_says() {
 }
 
 /// What a policy says of one packet, as four words: programs that allow or deny UDP to some ports, in many shapes.
-fn edited(random: &mut Random, edit: u64) -> HostPolicy {
+fn edited(random: &mut Random) -> HostPolicy {
     let rule = |action, destination: Side| Rule {
         action,
         family: None,
@@ -532,8 +550,10 @@ fn edited(random: &mut Random, edit: u64) -> HostPolicy {
     let set = SetId(Digest::of(&7));
     let other = SetId(Digest::of(&random.below(3)));
     let key = |text: &str| Key { kind: Kind::NetworkPolicy, namespace: Some("ns".into()), name: text.into() };
+    // The same policies as before with other rules, or others.
+    let named = format!("edit-{}", random.below(2));
     let program = |direction, rules| Program {
-        owner: Owner::Policy { tier: "t".into(), key: key(&format!("edit-{edit}")) },
+        owner: Owner::Policy { tier: "t".into(), key: key(&named) },
         direction,
         force: Force::Enforced,
         rules,
@@ -604,7 +624,7 @@ fn edits_under_traffic_lose_nothing_and_leak_nothing() {
     let lab = Lab::new();
     let mut nft = lab.open();
     let mut random = Random(5);
-    let mut policy = edited(&mut random, 0);
+    let mut policy = edited(&mut random);
     all_done(&nft.sync_policy(&policy, PolicyScope::All));
     let stop = AtomicBool::new(false);
     let Lab { host, mut traffic } = lab;
@@ -614,7 +634,7 @@ fn edits_under_traffic_lose_nothing_and_leak_nothing() {
         let _stop = Stop(&stop);
         let sender = scope.spawn(|| flows(&mut traffic, &stop));
         for edit in 1..=200 {
-            let next = edited(&mut random, edit);
+            let next = edited(&mut random);
             let changes = difference(&policy, &next);
             policy = next;
             let outcome = if edit % 40 == 0 {
@@ -676,11 +696,12 @@ fn what_the_kernel_refuses_closes_what_needs_it_and_nothing_else() {
     let mut lab = Lab::new();
     let mut nft = lab.open();
     let mut random = Random(9);
-    let good = edited(&mut random, 1);
+    let good = edited(&mut random);
     let mut both = good.clone();
     // Somebody else's set by the name of ours, of another type.
     let taken = SetId(Digest::of(&4_711));
-    both.sets.insert(taken, Set { kind: SetKind::Addresses, members: BTreeSet::new() });
+    let members = BTreeSet::from([Member::Net(Prefix::host(address("192.0.2.9")))]);
+    both.sets.insert(taken, Set { kind: SetKind::Addresses, members });
     lab.host.sh(&format!("nft add set inet lasthop hosts4-{} '{{ type inet_service; }}'", taken.0));
     nft.read_back().expect("read back");
     let bad = Program {
@@ -742,7 +763,7 @@ fn what_the_kernel_refuses_closes_what_needs_it_and_nothing_else() {
 fn rules_count_and_denied_packets_are_told() {
     let mut lab = Lab::new();
     let mut nft = lab.open();
-    let policy = edited(&mut Random(3), 1);
+    let policy = edited(&mut Random(3));
     all_done(&nft.sync_policy(&policy, PolicyScope::All));
     let mut drops = lab.host.enter(|| Drops::open().expect("a socket"));
     let packet = Packet {
@@ -781,7 +802,7 @@ fn rules_count_and_denied_packets_are_told() {
 fn log_rules_note_as_settings_say() {
     let lab = Lab::new();
     let mut nft = lab.open();
-    let mut policy = edited(&mut Random(3), 1);
+    let mut policy = edited(&mut Random(3));
     let key = Key { kind: Kind::GlobalNetworkPolicy, namespace: None, name: "watch".into() };
     let log = Rule { action: Action::Log, ..policy.programs.values().next().expect("a program").rules[0].clone() };
     let owner = Owner::Policy { tier: "ops".into(), key };
@@ -813,7 +834,7 @@ fn log_rules_note_as_settings_say() {
 fn what_others_did_is_told_in_the_words_of_policy() {
     let lab = Lab::new();
     let mut nft = lab.open();
-    let mut policy = edited(&mut Random(3), 1);
+    let mut policy = edited(&mut Random(3));
     // Whatever the random policy is: one that asks a set of addresses.
     let id = SetId(Digest::of(&"drift"));
     let members = ["192.0.2.1", "192.0.2.2"].map(|text| Member::Net(Prefix::host(address(text))));
@@ -874,7 +895,7 @@ table inet lasthop {
 #[test]
 fn an_upgrade_of_the_skeleton_loses_nothing() {
     let Lab { host, mut traffic } = Lab::new();
-    let policy = edited(&mut Random(5), 0);
+    let policy = edited(&mut Random(5));
     for round in 0..10 {
         host.run("nft delete table inet lasthop");
         host.sh(&format!("nft -f - <<'EOF'{EARLIER}\nEOF"));

@@ -1,4 +1,4 @@
-//! Policy in the form that dataplanes render: everything resolved, canonical and addressed by its content.
+//! Policy in the form that dataplanes render: everything resolved, canonical, and each thing under one name.
 //!
 //! ```text
 //! HostPolicy ─┬─ workloads: link ─▶ (from, to) ─┐
@@ -25,15 +25,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Content address: the first half of a SHA-256 over the canonical text of what it stands for.
+/// The first half of a SHA-256 over the canonical text of what it stands for.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest(pub [u8; 16]);
 
-/// Names a [`Program`] by content.
+/// Names a [`Program`] by whose it is and for what, not by its rules: so an edit of a policy that a thousand endpoints have is a
+/// change of one program, and of nothing that refers to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProgramId(pub Digest);
 
-/// Names a [`Stack`] by content.
+/// Names a [`Stack`] by the programs that it is made of, and their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StackId(pub Digest);
 
@@ -314,10 +315,10 @@ impl PolicyChanges {
 }
 
 impl Program {
-    /// Its name by content.
+    /// Its name: of one owner there is one program for each direction, in force or staged.
     #[must_use]
     pub fn id(&self) -> ProgramId {
-        ProgramId(Digest::of(self))
+        ProgramId(Digest::of(&(&self.owner, self.direction, self.force)))
     }
 
     /// The sets that its rules refer to.
@@ -327,7 +328,7 @@ impl Program {
 }
 
 impl Stack {
-    /// Its name by content.
+    /// Its name.
     #[must_use]
     pub fn id(&self) -> StackId {
         StackId(Digest::of(self))

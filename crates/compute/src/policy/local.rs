@@ -252,10 +252,24 @@ impl Policies {
         names.iter().filter_map(|name| stack::profile(name, namespace, known, direction)).map(Ready::from).collect()
     }
 
+    /// A policy's rules are others; endpoints that it applies to have the same stacks as before.
+    pub(super) fn edit(&mut self, id: PolicyId, to: &mut Out<'_>) {
+        self.local.forget_policy(id);
+        let Some(policy) = self.policies.get(&id).cloned() else { return };
+        for direction in [Direction::Ingress, Direction::Egress] {
+            let ready = compile::policy(&policy, direction).map(Ready::from);
+            if let Some(ready) = ready.filter(|ready| self.local.programs.contains_key(&ready.id)) {
+                self.local.ready.insert((id, direction), Some(ready.clone()));
+                self.renew_program(ready, to);
+            }
+        }
+    }
+
     /// Keeps a stack as long as somebody refers to it.
     fn keep(&mut self, stack: Stack, used: Vec<Ready>, to: &mut Out<'_>) -> StackId {
         let id = stack.id();
         if self.local.stacks.contains_key(&id) {
+            used.into_iter().for_each(|ready| self.renew_program(ready, to));
             return id;
         }
         for ready in used {
@@ -300,19 +314,27 @@ impl Policies {
     }
 
     fn refer_program(&mut self, ready: Ready, to: &mut Out<'_>) {
-        let program = self.local.programs.entry(ready.id);
-        let program = program.or_insert_with(|| Counted { value: ready.clone(), referred: 0 });
-        program.referred += 1;
-        if program.referred > 1 {
-            return;
+        if let Some(program) = self.local.programs.get_mut(&ready.id) {
+            program.referred += 1;
+            return self.renew_program(ready, to);
         }
         to.policy.programs.insert(ready.id, ready.program.clone());
         to.changes.programs.insert(ready.id);
-        for (id, definition) in ready.sets.iter() {
-            if self.sets.refer(*id, definition) {
-                self.begin_set(*id, definition, to);
-            }
+        self.refer_sets(&ready, to);
+        self.local.programs.insert(ready.id, Counted { value: ready, referred: 1 });
+    }
+
+    /// A program that somebody refers to may have other rules than before.
+    fn renew_program(&mut self, ready: Ready, to: &mut Out<'_>) {
+        let Some(program) = self.local.programs.get_mut(&ready.id) else { return };
+        if program.value.program == ready.program {
+            return;
         }
+        let before = std::mem::replace(&mut program.value, ready.clone());
+        to.policy.programs.insert(ready.id, ready.program.clone());
+        to.changes.programs.insert(ready.id);
+        self.refer_sets(&ready, to);
+        self.release_sets(&before, to);
     }
 
     fn release_program(&mut self, id: ProgramId, to: &mut Out<'_>) {
@@ -324,7 +346,19 @@ impl Policies {
         let Some(program) = self.local.programs.remove(&id) else { return };
         to.policy.programs.remove(&id);
         to.changes.programs.insert(id);
-        for set in program.value.sets.keys() {
+        self.release_sets(&program.value, to);
+    }
+
+    fn refer_sets(&mut self, ready: &Ready, to: &mut Out<'_>) {
+        for (id, definition) in ready.sets.iter() {
+            if self.sets.refer(*id, definition) {
+                self.begin_set(*id, definition, to);
+            }
+        }
+    }
+
+    fn release_sets(&mut self, ready: &Ready, to: &mut Out<'_>) {
+        for set in ready.sets.keys() {
             if self.sets.release(*set) {
                 self.selected.remove_selector(*set);
                 to.policy.sets.remove(set);

@@ -80,7 +80,7 @@ impl Policies {
     /// Takes in a resource, new or changed. Kinds that policy does not depend on are ignored.
     pub(crate) fn put(&mut self, key: &Key, resource: &Resource, to: &mut Out<'_>) {
         match resource {
-            Resource::Policy(policy) => self.put_policy(key, policy),
+            Resource::Policy(policy) => self.put_policy(key, policy, to),
             Resource::Tier(tier) => {
                 self.tiers.insert(tier.name.clone(), tier.clone());
                 self.local.all_doubtful();
@@ -184,13 +184,18 @@ impl Policies {
         self.settle(to);
     }
 
-    fn put_policy(&mut self, key: &Key, policy: &Arc<Policy>) {
+    fn put_policy(&mut self, key: &Key, policy: &Arc<Policy>, to: &mut Out<'_>) {
         let id = self.names.get(key).copied().unwrap_or_else(|| {
             self.next += 1;
             self.next
         });
-        if self.policies.get(&id) == Some(policy) {
-            return;
+        match self.policies.get(&id) {
+            Some(before) if before == policy => return,
+            Some(before) if is_edit(before, policy) => {
+                self.policies.insert(id, policy.clone());
+                return self.edit(id, to);
+            }
+            _ => {}
         }
         self.names.insert(key.clone(), id);
         self.local.doubtful(self.subjects.items(id));
@@ -388,6 +393,13 @@ impl Policies {
         }
         self.sets.replace(id, &members, &mut to.sets());
     }
+}
+
+/// Whether two editions of a policy differ in nothing but rules: whom it applies to, where and when is the same.
+fn is_edit(before: &Policy, now: &Policy) -> bool {
+    let directions = |policy: &Policy| [policy.ingress.is_some(), policy.egress.is_some()];
+    let rules = (now.ingress.clone(), now.egress.clone());
+    directions(before) == directions(now) && Policy { ingress: rules.0, egress: rules.1, ..before.clone() } == *now
 }
 
 /// Where policy is written.

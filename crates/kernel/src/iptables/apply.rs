@@ -295,7 +295,10 @@ impl Iptables {
         let policy_sets = sets_of(desired, &kinds);
         let timings = timings(before.as_ref(), desired, &kinds);
         self.refused.retain(|object, _| match object {
-            Object::Program(id) => desired.programs.contains_key(id),
+            Object::Program(id) => {
+                let was = before.as_ref().and_then(|before| before.get(id));
+                was.is_some() && desired.programs.get(id) == was
+            }
             Object::Stack(id) => desired.stacks.contains_key(id),
             _ => true,
         });
@@ -517,8 +520,8 @@ fn timings(
     kinds: &BTreeMap<SetId, Kind>,
 ) -> BTreeMap<String, Timing> {
     let Some(before) = before else { return BTreeMap::new() };
-    let gone = before.iter().filter(|(id, _)| !desired.programs.contains_key(id));
-    let come = desired.programs.iter().filter(|(id, _)| !before.contains_key(id));
+    let gone = before.iter().filter(|(id, program)| desired.programs.get(id) != Some(*program));
+    let come = desired.programs.iter().filter(|(id, program)| before.get(id) != Some(*program));
     let (mut allowing, mut otherwise) = (BTreeSet::new(), BTreeSet::new());
     for rule in gone.chain(come).flat_map(|(_, program)| &program.rules) {
         for side in [&rule.source, &rule.destination] {

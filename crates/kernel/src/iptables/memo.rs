@@ -1,16 +1,17 @@
 //! What programs were rendered to, so that a pass renders only those that are new or to be said otherwise.
 //!
-//! A program is named by its content. Besides that its text depends on the kinds of the sets that it asks, and on what is the
-//! same for all: what becomes of denied packets, and how packets are noted.
+//! Besides its rules a program's text depends on the kinds of the sets that it asks, and on what is the same for all: what becomes of denied packets, and how packets are noted.
 
 use super::rule::{Chains, Table};
 use super::sets::{Kind, Spec};
 use lasthop_policy::ir::{DenyAction, HostPolicy, Logging, Program, ProgramId, SetId};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// A program's chains, and lists of prefixes.
 #[derive(Debug)]
 pub(super) struct Part {
+    program: Arc<Program>,
     kinds: Vec<(SetId, Option<Kind>)>,
     pub(super) chains: Chains,
     pub(super) lists: BTreeMap<String, Spec>,
@@ -45,19 +46,20 @@ impl Memo {
     pub(super) fn part(
         &self,
         key: (Table, ProgramId),
-        program: &Program,
+        program: &Arc<Program>,
         kinds: &BTreeMap<SetId, Kind>,
     ) -> Option<&Part> {
-        self.parts.get(&key).filter(|part| part.kinds == kinds_of(program, kinds))
+        let holds = |part: &&Part| part.program == *program && part.kinds == kinds_of(program, kinds);
+        self.parts.get(&key).filter(holds)
     }
 
     /// A program has been rendered.
     pub(super) fn keep(
         &mut self,
         key: (Table, ProgramId),
-        (program, kinds): (&Program, &BTreeMap<SetId, Kind>),
+        (program, kinds): (&Arc<Program>, &BTreeMap<SetId, Kind>),
         (chains, lists): (Chains, BTreeMap<String, Spec>),
     ) {
-        self.parts.insert(key, Part { kinds: kinds_of(program, kinds), chains, lists });
+        self.parts.insert(key, Part { program: program.clone(), kinds: kinds_of(program, kinds), chains, lists });
     }
 }

@@ -43,8 +43,6 @@ pub(super) const LINK_STACKS: [&str; 2] = ["from_stack", "to_stack"];
 pub(super) const STACKS: &str = "stacks";
 /// Protocols that have ports.
 pub(super) const WITH_PORTS: &str = "with_ports";
-/// Where packets are refused with an answer.
-pub(super) const REFUSE: &str = "refuse";
 /// The packet mark's bit that says: host endpoints have allowed it before it was tracked or translated.
 /// Only used where there is such policy.
 pub(super) const HOST_ALLOWED: u32 = 1 << 27;
@@ -150,7 +148,6 @@ fn chains(prefixes: &[&str], to_host: EndpointToHost) -> BTreeMap<String, Chain>
             ("from_workload", inner(from_workload())),
             ("judge_from", inner(judge("no-policy-from", Meta::InputName, LINK_STACKS[0]))),
             ("to_workload", inner(to_workload())),
-            (REFUSE, inner(refuse())),
             ("to_host", inner(to_host_rules(to_host))),
         ]
         .map(|(name, chain)| (name.to_owned(), chain)),
@@ -339,7 +336,7 @@ fn forward_to(prefixes: &[&str]) -> Vec<Rule> {
 }
 
 /// A TCP reset where that is an answer, an ICMP error elsewhere.
-fn refuse() -> Vec<Rule> {
+pub(super) fn refuse() -> Vec<Rule> {
     vec![
         rule("reset", [meta(Meta::Transport, &[TCP]), vec![Expr::Reject(Reject::Reset)]]),
         rule("prohibited", [vec![Expr::Reject(Reject::Prohibited)]]),

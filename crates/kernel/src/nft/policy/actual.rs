@@ -5,7 +5,7 @@ use super::unit::{self, Effect};
 use crate::nft::Verdict;
 use crate::nft::ruleset::Element;
 use lasthop_net::IfName;
-use lasthop_policy::ir::StackId;
+use lasthop_policy::ir::{Digest, StackId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What the kernel holds.
@@ -13,7 +13,9 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(super) struct Actual {
     /// Chains that hold what their name says.
     pub(super) chains: BTreeSet<String>,
-    /// Chains that do not.
+    /// The chains of programs, and their content.
+    pub(super) programs: BTreeMap<String, Digest>,
+    /// Chains that do not hold what their name says.
     pub(super) damaged: BTreeSet<String>,
     /// Sets of fixed content that hold what their name says.
     pub(super) constants: BTreeSet<String>,
@@ -33,11 +35,29 @@ pub(super) struct Actual {
 
 impl Actual {
     pub(super) fn has(&self, name: &String) -> bool {
-        self.chains.contains(name) || self.constants.contains(name) || self.sets.contains_key(name)
+        self.chains.contains(name)
+            || self.programs.contains_key(name)
+            || self.constants.contains(name)
+            || self.sets.contains_key(name)
+    }
+
+    /// The names of all chains and sets.
+    pub(super) fn names(&self) -> BTreeSet<String> {
+        let sets = self.sets.keys().chain(&self.constants).chain(self.tampered.keys());
+        self.chains.iter().chain(self.programs.keys()).chain(&self.damaged).chain(sets).cloned().collect()
+    }
+
+    pub(super) fn is_chain(&self, name: &str) -> bool {
+        self.chains.contains(name) || self.programs.contains_key(name) || self.damaged.contains(name)
+    }
+
+    pub(super) fn is_set(&self, name: &str) -> bool {
+        self.sets.contains_key(name) || self.constants.contains(name) || self.tampered.contains_key(name)
     }
 
     pub(super) fn forget(&mut self, name: &String) {
         self.chains.remove(name);
+        self.programs.remove(name);
         self.damaged.remove(name);
         self.constants.remove(name);
         self.tampered.remove(name);
@@ -50,6 +70,7 @@ impl Actual {
                 self.damaged.remove(&name);
                 self.chains.insert(name);
             }
+            Effect::Program(name, content) => drop(self.programs.insert(name, content)),
             Effect::Constant(name) => {
                 self.tampered.remove(&name);
                 self.constants.insert(name);

@@ -4,7 +4,8 @@
 //! told by what the policy that needs it is called.
 
 use super::actual::Actual;
-use super::render::{self, Stage};
+use super::held::StackKey;
+use super::render::{self, Home, Piece, PieceKey, Thing, Unrenderable};
 use super::unit::stack_key;
 use super::verdict::Decider;
 use super::{Programs, matching, unit};
@@ -69,21 +70,23 @@ impl Programs {
 fn repairs(
     (left, found): (&Actual, &Actual),
     policy: &HostPolicy,
-    stacks: impl Iterator<Item = (StackId, Stage)>,
+    stacks: impl Iterator<Item = StackKey>,
 ) -> Vec<Repair> {
     let part = |words: String, what: String| Repair { of: Repaired::Part(words), what };
     if found.chains.is_empty() && found.links.is_empty() && !left.chains.is_empty() {
         return vec![part("all policy".to_owned(), "was gone from the table; made again".to_owned())];
     }
     let mut all = links(left, found, policy);
-    let chains: Vec<&String> = left.chains.iter().filter(|name| !found.chains.contains(*name)).collect();
+    let programs = left.programs.iter().filter(|(name, content)| found.programs.get(*name) != Some(*content));
+    let chains = left.chains.iter().filter(|name| !found.chains.contains(*name));
+    let chains: Vec<&String> = programs.map(|(name, _)| name).chain(chains).collect();
     let lists: Vec<&String> = left.constants.iter().filter(|name| !found.constants.contains(*name)).collect();
     if !chains.is_empty() || !lists.is_empty() {
         let titles = titles(policy, stacks);
         for (names, kind) in [(chains, "chain"), (lists, "list")] {
             for name in names {
                 let Some(title) = titles.get(name) else { continue };
-                let changed = found.damaged.contains(name) || found.tampered.contains_key(name);
+                let changed = found.is_chain(name) || found.is_set(name);
                 all.push(part(title.clone(), format!("{kind} {name} had been {}", fate(changed))));
             }
         }
@@ -175,28 +178,50 @@ fn some(all: BTreeSet<String>) -> String {
 }
 
 /// What the chains and lists of a policy are called.
-fn titles(policy: &HostPolicy, stacks: impl Iterator<Item = (StackId, Stage)>) -> BTreeMap<String, String> {
+fn titles(policy: &HostPolicy, stacks: impl Iterator<Item = StackKey>) -> BTreeMap<String, String> {
     let mut titles: BTreeMap<String, String> = BTreeMap::new();
-    for (id, stage) in stacks {
-        let Ok(rendered) = render::stack(id, stage, policy) else { continue };
-        for (name, rules) in &rendered.chains {
-            for rule in rules.iter().filter(|rule| !title_of(rule).is_empty()) {
-                for needed in unit::references(std::slice::from_ref(rule)) {
-                    titles.entry(needed).or_insert_with(|| title_of(rule));
-                }
+    for (name, rules) in &chains(policy, stacks) {
+        for rule in rules.iter().filter(|rule| !title_of(rule).is_empty()) {
+            for needed in unit::references(std::slice::from_ref(rule)) {
+                titles.entry(needed).or_insert_with(|| title_of(rule));
             }
-            let own = rules.iter().find(|rule| Decider::parse(&rule.id).is_some()).map(title_of);
-            match (name.split_once('-'), own) {
-                (Some(("stack", _)), _) => {
-                    drop(titles.insert(name.clone(), "the order of tiers and profiles".to_owned()))
-                }
-                (Some(("program", _)), Some(own)) => drop(titles.insert(name.clone(), whole(&own))),
-                (_, Some(own)) => drop(titles.entry(name.clone()).or_insert(own)),
-                (_, None) => {}
-            }
+        }
+        let own = rules.iter().find(|rule| Decider::parse(&rule.id).is_some()).map(title_of);
+        match (name.split_once('-'), own) {
+            (Some(("stack", _)), _) => drop(titles.insert(name.clone(), "the order of tiers and profiles".to_owned())),
+            (Some(("program", _)), Some(own)) => drop(titles.insert(name.clone(), whole(&own))),
+            (_, Some(own)) => drop(titles.entry(name.clone()).or_insert(own)),
+            (_, None) => {}
         }
     }
     titles
+}
+
+/// The chains of these stacks and of their programs.
+fn chains(policy: &HostPolicy, stacks: impl Iterator<Item = StackKey>) -> Vec<(String, Vec<Rule>)> {
+    let mut things: Vec<(String, Thing)> = Vec::new();
+    let mut pieces: BTreeMap<PieceKey, Piece> = BTreeMap::new();
+    for (id, stage) in stacks {
+        let steps = policy.stacks.get(&id).into_iter().flat_map(|stack| &stack.steps);
+        for key in steps.flat_map(|step| &step.programs).map(|program| (*program, stage)) {
+            if pieces.contains_key(&key) {
+                continue;
+            }
+            let Ok((piece, parts)) = render::piece(key, policy) else { continue };
+            things.extend(parts.things);
+            if let Home::Chain { name, .. } = &piece.home {
+                things.push((name.clone(), Thing::Chain(parts.rules)));
+            }
+            pieces.insert(key, piece);
+        }
+        let piece = |program| pieces.get(&(program, stage)).ok_or(Unrenderable::Program(program));
+        things.extend(render::stack((id, stage), policy, piece).into_iter().flat_map(|rendered| rendered.things));
+    }
+    let chain = |(name, thing)| match thing {
+        Thing::Chain(rules) => Some((name, rules)),
+        Thing::Fixed(_) => None,
+    };
+    things.into_iter().filter_map(chain).collect()
 }
 
 /// What a rule of ours is about.

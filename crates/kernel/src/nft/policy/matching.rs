@@ -7,8 +7,9 @@ use super::super::expr::{Base, Compare, Expr, Find, Meta, Reg};
 use super::super::ranges;
 use super::super::ruleset::{Element, Field, Gives, Keys, Mark, Set, SetSpec};
 use super::super::skeleton::{WITH_PORTS, addresses, compare, family as family_is, payload};
+use super::cases::{self, Case};
 use lasthop_net::{Family, Prefix};
-use lasthop_policy::ir::{Action, Digest, Icmp, PortRange, Ports, Rule, SetId, SetKind, Side};
+use lasthop_policy::ir::{self, Action, Digest, Icmp, Member, PortRange, Ports, Rule, SetId, SetKind, Side};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Protocols that have ports: TCP, UDP, SCTP, UDPLite.
@@ -61,10 +62,34 @@ enum Atom<'a> {
     Set(SetId),
 }
 
+/// What of a set decides how rules ask it: its kind, and of which families it has members. A rule is left out for the others:
+/// in a network of one family that is half of all rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shape {
+    kind: SetKind,
+    families: [bool; 2],
+}
+
+impl Shape {
+    pub(super) fn of(set: &ir::Set) -> Self {
+        let family = |member: &Member| match member {
+            Member::Net(net) => net.family(),
+            Member::Port(address, ..) => Family::of(*address),
+        };
+        // Members of the first family come before those of the other.
+        let ends = [set.members.first(), set.members.last()];
+        Self { kind: set.kind, families: Family::ALL.map(|of| ends.into_iter().flatten().any(|end| family(end) == of)) }
+    }
+
+    fn has(self, family: Family) -> bool {
+        Family::ALL.into_iter().zip(self.families).any(|(of, has)| of == family && has)
+    }
+}
+
 /// Turns what rules ask into expressions, and gathers the constant sets that they need.
 pub(super) struct Matcher<'a> {
-    /// What kind a set is.
-    pub(super) kind: &'a dyn Fn(SetId) -> Option<SetKind>,
+    /// What a set is like.
+    pub(super) shape: &'a dyn Fn(SetId) -> Option<Shape>,
     /// Constant sets so far.
     pub(super) constants: Constants,
 }
@@ -106,6 +131,16 @@ impl Matcher<'_> {
         Ok(ways)
     }
 
+    /// Whether protocol and destination port are one of these.
+    pub(super) fn is_among(&mut self, cases: &[Case]) -> Vec<Expr> {
+        let elements: BTreeSet<Element> = cases.iter().copied().map(cases::element).collect();
+        let set = constant_name("cases", &elements);
+        self.constants.insert(set.clone(), Set { spec: cases::spec(), elements: Some(elements) });
+        let port = Expr::Payload { base: Base::Transport, offset: 2, len: 2, to: Reg::Second };
+        let lookup = Expr::Lookup { set, from: Reg::R1, find: Find::Present };
+        vec![Expr::Meta { key: Meta::Transport, to: Reg::R1 }, port, lookup]
+    }
+
     /// What is asked of one side's address; `None` if no address of this family matches.
     fn addresses(&mut self, end: End, side: &Side, family: Family) -> Result<Option<Vec<Expr>>, UnknownSet> {
         let mut exprs = Vec::new();
@@ -128,8 +163,14 @@ impl Matcher<'_> {
         }
         let within = side.within.iter().map(|id| (*id, Find::Present));
         for (id, find) in within.chain(side.not_within.iter().map(|id| (*id, Find::Absent))) {
-            let set = set_name(id, (self.kind)(id).ok_or(UnknownSet(id))?, family);
-            exprs.extend(lookup_address(end, family, set, find));
+            let shape = (self.shape)(id).ok_or(UnknownSet(id))?;
+            match find {
+                _ if shape.has(family) => {
+                    exprs.extend(lookup_address(end, family, set_name(id, shape.kind, family), find));
+                }
+                Find::Absent => {}
+                _ => return Ok(None),
+            }
         }
         Ok(Some(exprs))
     }
@@ -155,11 +196,11 @@ impl Matcher<'_> {
                 let mut next = Vec::new();
                 let atoms = atoms(ports);
                 for (index, atom) in atoms.iter().enumerate() {
-                    let mut exprs = self.port(*atom, family, (end, Find::Present))?;
+                    let Some(mut exprs) = self.port(*atom, family, (end, Find::Present))? else { continue };
                     if rule.action == Action::Log {
                         // Noted once.
                         for earlier in &atoms[..index] {
-                            exprs.extend(self.port(*earlier, family, (end, Find::Absent))?);
+                            exprs.extend(self.port(*earlier, family, (end, Find::Absent))?.unwrap_or_default());
                         }
                     }
                     next.extend(ported.iter().map(|way| [way.as_slice(), &exprs].concat()));
@@ -167,7 +208,7 @@ impl Matcher<'_> {
                 ported = next;
             }
             for atom in side.not_ports.iter().flat_map(atoms) {
-                let exprs = self.port(atom, family, (end, Find::Absent))?;
+                let exprs = self.port(atom, family, (end, Find::Absent))?.unwrap_or_default();
                 ported.iter_mut().for_each(|way| way.extend(exprs.iter().cloned()));
             }
         }
@@ -175,12 +216,13 @@ impl Matcher<'_> {
         Ok(ways)
     }
 
+    /// What is asked of one side's port; `None` if none matches.
     fn port(
         &mut self,
         atom: Atom<'_>,
         family: Option<Family>,
         (end, find): (End, Find),
-    ) -> Result<Vec<Expr>, UnknownSet> {
+    ) -> Result<Option<Vec<Expr>>, UnknownSet> {
         let offset = match end {
             End::Source => 0,
             End::Destination => 2,
@@ -189,27 +231,32 @@ impl Matcher<'_> {
         match (atom, family) {
             (Atom::Ranges([range]), _) if first(*range) == last(*range) => {
                 let op = if find == Find::Present { Compare::Eq } else { Compare::Ne };
-                Ok(vec![load(Reg::R1), compare(op, &first(*range))])
+                Ok(Some(vec![load(Reg::R1), compare(op, &first(*range))]))
             }
             (Atom::Ranges([range]), _) if find == Find::Present => {
-                Ok(vec![load(Reg::R1), compare(Compare::Ge, &first(*range)), compare(Compare::Le, &last(*range))])
+                let bounds = [compare(Compare::Ge, &first(*range)), compare(Compare::Le, &last(*range))];
+                Ok(Some([vec![load(Reg::R1)], bounds.to_vec()].concat()))
             }
             (Atom::Ranges(ranges), _) => {
                 let set = self.constant("portlist", Field::Port, port_elements(ranges));
-                Ok(vec![load(Reg::R1), Expr::Lookup { set, from: Reg::R1, find }])
+                Ok(Some(vec![load(Reg::R1), Expr::Lookup { set, from: Reg::R1, find }]))
             }
             (Atom::Set(id), Some(family)) => {
-                let set = set_name(id, (self.kind)(id).ok_or(UnknownSet(id))?, family);
+                let shape = (self.shape)(id).ok_or(UnknownSet(id))?;
+                if !shape.has(family) {
+                    return Ok((find == Find::Absent).then(Vec::new));
+                }
+                let set = set_name(id, shape.kind, family);
                 let (protocol, port) = match family {
                     Family::V4 => (Reg::Second, Reg::Third),
                     Family::V6 => (Reg::R2, Reg::Sixth),
                 };
-                Ok(vec![
+                Ok(Some(vec![
                     address(end, family),
                     Expr::Meta { key: Meta::Transport, to: protocol },
                     load(port),
                     Expr::Lookup { set, from: Reg::R1, find },
-                ])
+                ]))
             }
             // Sets of ports have addresses, so families have been told apart.
             (Atom::Set(id), None) => Err(UnknownSet(id)),

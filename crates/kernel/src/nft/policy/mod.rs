@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! HostPolicy ──▶ render (pure) ──▶ what is missing ──▶ 1. new sets and chains: nothing refers to them yet
-//!                                                      2. one transaction: members, links' stacks
+//!                                                      2. one transaction: members, programs' rules, links' stacks
 //!                                                      3. what nothing refers to any more is deleted
 //! ```
 //!
@@ -12,8 +12,10 @@
 //!   there has none, which drops.
 
 mod actual;
+mod cases;
 mod content;
 mod drift;
+mod held;
 mod matching;
 mod read;
 mod render;
@@ -23,8 +25,10 @@ mod verdict;
 
 pub use drift::{Repair, Repaired};
 pub(super) use matching::PORTED;
+use matching::Shape;
 pub(super) use read::is_policy;
 pub use render::DENIED_GROUP;
+use render::PieceKey;
 pub(super) use render::Stage;
 pub use verdict::Decider;
 
@@ -38,10 +42,9 @@ use crate::Error;
 use crate::netlink::{Message, Protocol, Socket};
 use crate::reconcile::Outcome;
 use actual::Actual;
+use held::{Held, Needed, StackKey, Used};
 use lasthop_net::{Family, IfName};
-use lasthop_policy::ir::{
-    DenyAction, HostPolicy, Logging, PolicyChanges, Set, SetId, SetKind, StackId, WorkloadPolicy,
-};
+use lasthop_policy::ir::{DenyAction, HostPolicy, Logging, PolicyChanges, Set, SetId, StackId, WorkloadPolicy};
 use std::collections::{BTreeMap, BTreeSet};
 use unit::{Broken, Unit};
 
@@ -69,15 +72,21 @@ pub enum PolicyKey {
     Hosts,
 }
 
-/// A stack in use.
-#[derive(Debug)]
-struct Held {
-    /// Its chain; or why it cannot be had.
-    chain: Result<String, Error>,
-    /// Chains and sets that it needs, all the way down.
-    names: BTreeSet<String>,
-    /// Sets of members that it needs.
-    sets: BTreeSet<SetId>,
+/// Most bytes of what is made in the transaction that refers to it, and not before: for each transaction with rules the kernel
+/// walks all rules that are reached from a base chain (`nft_table_validate`). Not for stacks: a packet that has begun with the
+/// rules of before finds in a map what is there now (`nft_do_chain` reads the generation once, look-ups read it again), and a
+/// chain that came with the map's element is empty to it.
+const LITTLE: usize = 1 << 18;
+
+/// Where there may be something that nothing needs any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Untidy {
+    /// Among what programs and stacks needed.
+    Parts,
+    /// Among stacks, too.
+    Stacks,
+    /// Anywhere in the table.
+    Everything,
 }
 
 /// One pass.
@@ -92,8 +101,10 @@ struct Pass<'a> {
     units: Vec<Unit>,
     /// The names of the chains and fixed sets among them.
     planned: BTreeSet<String>,
+    /// The chains of programs that are there and get other rules.
+    replaced: Vec<Unit>,
     /// Stacks rendered.
-    rendered: BTreeSet<(StackId, Stage)>,
+    rendered: BTreeSet<StackKey>,
     broken: Broken,
     outcome: Outcome<PolicyKey>,
 }
@@ -103,16 +114,18 @@ struct Pass<'a> {
 pub(super) struct Programs {
     pub(super) socket: Socket,
     actual: Actual,
-    held: BTreeMap<(StackId, Stage), Held>,
+    held: BTreeMap<StackKey, Held>,
+    /// Programs of these.
+    used: BTreeMap<PieceKey, Used>,
     /// How many links use a stack; and what the host's interfaces use.
     uses: BTreeMap<StackId, usize>,
-    host_uses: BTreeSet<(StackId, Stage)>,
+    host_uses: BTreeSet<StackKey>,
     /// What links were last wanted to have.
     wanted: BTreeMap<IfName, WorkloadPolicy>,
-    /// How many stacks need a chain or set.
-    needed: BTreeMap<String, usize>,
-    /// The kinds of sets when stacks were rendered.
-    kinds: BTreeMap<SetId, SetKind>,
+    /// Which chains and sets are needed.
+    needed: Needed,
+    /// What sets were like when programs that ask them were rendered.
+    shapes: BTreeMap<SetId, Shape>,
     /// What denial and notes looked like when stacks were rendered.
     style: (DenyAction, Logging),
     /// Look at everything in the next pass.
@@ -121,8 +134,8 @@ pub(super) struct Programs {
     left: Option<Actual>,
     /// What was found otherwise than it was left.
     repairs: Vec<Repair>,
-    /// There may be something that nothing needs any more.
-    untidy: bool,
+    /// Where there may be something that nothing needs any more.
+    untidy: Untidy,
 }
 
 impl Programs {
@@ -131,16 +144,17 @@ impl Programs {
             socket: Socket::open(Protocol::Netfilter)?,
             actual: Actual::default(),
             held: BTreeMap::new(),
+            used: BTreeMap::new(),
             uses: BTreeMap::new(),
             host_uses: BTreeSet::new(),
             wanted: BTreeMap::new(),
-            needed: BTreeMap::new(),
-            kinds: BTreeMap::new(),
+            needed: Needed::default(),
+            shapes: BTreeMap::new(),
             style: Default::default(),
             suspect: true,
             left: None,
             repairs: Vec::new(),
-            untidy: true,
+            untidy: Untidy::Everything,
         })
     }
 
@@ -152,7 +166,7 @@ impl Programs {
             self.left = Some(left);
         }
         self.suspect = true;
-        self.untidy = true;
+        self.untidy = Untidy::Everything;
         Ok(())
     }
 
@@ -172,18 +186,24 @@ impl Programs {
             links: BTreeSet::new(),
             units: Vec::new(),
             planned: BTreeSet::new(),
+            replaced: Vec::new(),
             rendered: BTreeSet::new(),
             broken: Broken::default(),
             outcome: Outcome::default(),
         };
         self.adopt(&mut pass);
         self.note_repairs(policy);
-        self.untidy |= everything || !changes.sets.is_empty();
+        if everything {
+            self.untidy = Untidy::Everything;
+        }
         self.find_missing(&mut pass);
-        let units = std::mem::take(&mut pass.units);
-        pass.outcome.writes += units.len();
-        for effect in unit::carry_out(&mut self.socket, units, &mut pass.broken) {
-            self.actual.record(effect);
+        pass.outcome.writes += pass.units.len();
+        // What only programs that stay refer to may come along with their rules.
+        if !pass.rendered.is_empty() || unit::size(&pass.units) > LITTLE {
+            let units = std::mem::take(&mut pass.units);
+            for effect in unit::carry_out(&mut self.socket, units, &mut pass.broken) {
+                self.actual.record(effect);
+            }
         }
         self.switch(&mut pass);
         let hosts = self.hosts(policy, &pass.broken);
@@ -216,21 +236,21 @@ impl Programs {
                     Some(count) if *count > 1 => *count -= 1,
                     _ => {
                         self.uses.remove(&stack);
-                        self.untidy = true;
+                        self.untidy = self.untidy.max(Untidy::Stacks);
                     }
                 }
             }
         }
         if everything || changes.host {
             let place = |policy: &_| Place::ALL.map(|place: Place| Some((place.of(policy)?, place.stage())));
-            self.untidy = true;
+            self.untidy = self.untidy.max(Untidy::Stacks);
             self.host_uses = policy.interfaces.values().flat_map(place).flatten().collect();
         }
         pass.links = links;
     }
 
     /// Whether a stack is in use.
-    fn in_use(&self, (stack, stage): (StackId, Stage)) -> bool {
+    fn in_use(&self, (stack, stage): StackKey) -> bool {
         (stage == Stage::Filter && self.uses.contains_key(&stack)) || self.host_uses.contains(&(stack, stage))
     }
 
@@ -252,39 +272,30 @@ impl Programs {
                 }
             }
         }
-        let changed_kind =
-            |(id, kind): (&SetId, &SetKind)| policy.sets.get(id).is_some_and(|set| set.kind != *kind).then_some(*id);
-        let changed: BTreeSet<SetId> = if everything || !changes.sets.is_empty() {
-            self.kinds.iter().filter_map(changed_kind).collect()
-        } else {
-            BTreeSet::new()
-        };
+        if everything {
+            self.shapes.retain(|id, _| policy.sets.contains_key(id));
+        }
+        let others = self.other_shapes(pass);
         let style = (policy.deny, policy.log.clone());
         let restyle = style != self.style;
         self.style = style;
-        let lacks = |key: &(StackId, Stage), held: &Held| {
-            let wanted = held.chain.as_ref().ok().map(|chain| Verdict::Goto(chain.clone()));
-            let unknown = key.1 == Stage::Filter && self.actual.stacks.get(&unit::stack_key(key.0)) != Some(&wanted);
-            unknown || !held.names.iter().all(|name| self.actual.has(name))
-        };
-        let stale = |(key, held): (&(StackId, Stage), &Held)| {
-            let again = restyle
-                || held.chain.is_err()
-                || held.sets.iter().any(|id| changed.contains(id))
-                || (everything && lacks(key, held));
-            (again && self.in_use(*key)).then_some(*key)
-        };
-        let mut render: BTreeSet<(StackId, Stage)> = BTreeSet::new();
-        if everything || restyle || !changed.is_empty() {
-            render = self.held.iter().filter_map(stale).collect();
+        let mut render = BTreeSet::new();
+        if everything || restyle || !others.is_empty() || !changes.sets.is_empty() || !changes.programs.is_empty() {
+            render = self
+                .renew(pass, |used| restyle || used.piece.as_ref().is_ok_and(|piece| !piece.sets.is_disjoint(&others)));
+            let again = |(key, held): (&StackKey, &Held)| (restyle || held.chain.is_err()).then_some(*key);
+            render.extend(self.held.iter().filter_map(again));
         }
-        let candidates: BTreeSet<(StackId, Stage)> = if everything {
+        let candidates: BTreeSet<StackKey> = if everything {
+            let lacks = |(key, held): (&StackKey, &Held)| self.lacks(*key, held).then_some(*key);
+            render.extend(self.held.iter().filter_map(lacks));
             self.uses.keys().map(|stack| (*stack, Stage::Filter)).chain(self.host_uses.iter().copied()).collect()
         } else {
             let links = changes.workloads.iter().filter_map(|name| self.wanted.get(name));
             let stacks = links.flat_map(|wanted| [wanted.from, wanted.to]).map(|stack| (stack, Stage::Filter));
             stacks.chain(self.host_uses.iter().copied()).collect()
         };
+        render.retain(|key| self.in_use(*key));
         render.extend(candidates.into_iter().filter(|key| !self.held.contains_key(key)));
         for key in &render {
             self.hold(*key, pass);
@@ -292,76 +303,36 @@ impl Programs {
         pass.rendered = render;
     }
 
-    /// Renders a stack; what of it is not there yet is to be made.
-    fn hold(&mut self, key: (StackId, Stage), pass: &mut Pass<'_>) {
-        let Pass { policy, units, planned, .. } = pass;
-        self.let_go(key);
-        let held = match render::stack(key.0, key.1, policy) {
-            Err(why) => Held {
-                chain: Err(Error::Invalid(format!("stack {}: {why}", key.0.0))),
-                names: BTreeSet::new(),
-                sets: BTreeSet::new(),
-            },
-            Ok(rendered) => {
-                let mut names: BTreeSet<String> = BTreeSet::new();
-                for id in &rendered.sets {
-                    let Some(set) = policy.sets.get(id) else { continue };
-                    self.kinds.insert(*id, set.kind);
-                    names.extend(Family::ALL.map(|family| matching::set_name(*id, set.kind, family)));
-                }
-                for (name, set) in rendered.constants {
-                    if !self.actual.constants.contains(&name) && planned.insert(name.clone()) {
-                        units.push(Unit::constant(name.clone(), &set, self.actual.tampered.get(&name)));
-                    }
-                    names.insert(name);
-                }
-                for (name, rules) in rendered.chains {
-                    if !self.actual.chains.contains(&name) && planned.insert(name.clone()) {
-                        let there = self.actual.damaged.contains(&name);
-                        units.push(Unit::chain(name.clone(), &rules, there));
-                    }
-                    names.insert(name);
-                }
-                if key.1 == Stage::Filter && !self.actual.stacks.contains_key(&unit::stack_key(key.0)) {
-                    units.push(Unit::stack(key.0, &rendered.chain));
-                }
-                Held { chain: Ok(rendered.chain), names, sets: rendered.sets }
-            }
+    /// Sets that are to be asked otherwise than programs do.
+    fn other_shapes(&self, pass: &Pass<'_>) -> BTreeSet<SetId> {
+        let Pass { policy, changes, everything, .. } = *pass;
+        let is_other = |(id, shape): (SetId, &Shape)| {
+            policy.sets.get(&id).is_some_and(|set| Shape::of(set) != *shape).then_some(id)
         };
-        for name in &held.names {
-            *self.needed.entry(name.clone()).or_default() += 1;
+        if everything {
+            return self.shapes.iter().filter_map(|(id, shape)| is_other((*id, shape))).collect();
         }
-        self.held.insert(key, held);
-    }
-
-    fn let_go(&mut self, key: (StackId, Stage)) {
-        let Some(held) = self.held.remove(&key) else { return };
-        for name in held.names {
-            match self.needed.get_mut(&name) {
-                Some(count) if *count > 1 => *count -= 1,
-                _ => drop(self.needed.remove(&name)),
-            }
-        }
-    }
-
-    /// Why a stack is not to be used, if it is not.
-    fn fault(&self, key: (StackId, Stage), broken: &Broken) -> Option<Error> {
-        match self.held.get(&key) {
-            None => Some(Error::Invalid(format!("stack {} is not there", key.0.0))),
-            Some(Held { chain: Err(error), .. }) => Some(error.clone()),
-            Some(held) => held.names.iter().find_map(|name| broken.get(name)),
-        }
+        let touched: BTreeSet<SetId> =
+            changes.sets.iter().chain(changes.members.iter().map(|(id, _)| id)).copied().collect();
+        touched.into_iter().filter_map(|id| is_other((id, self.shapes.get(&id)?))).collect()
     }
 
     /// Members, chains of stacks and stacks of links in one transaction. If it is refused, members set by set and
     /// links one by one.
     fn switch(&mut self, pass: &mut Pass<'_>) {
-        let mut changed = self.member_changes(pass);
+        let mut changed = std::mem::take(&mut pass.units);
+        let made = changed.len();
+        changed.extend(self.member_changes(pass));
         changed.extend(self.moved_stacks(pass));
+        changed.append(&mut pass.replaced);
+        unit::leave_out(&mut changed, &mut pass.broken);
+        if !pass.broken.is_empty() {
+            pass.links = self.wanted.keys().cloned().collect();
+        }
         let Pass { links, broken, outcome, .. } = pass;
         let strays = std::mem::take(&mut self.actual.strays);
         let plan = self.link_changes(links, broken, outcome);
-        outcome.writes += changed.len() + strays.len() + plan.len();
+        outcome.writes += changed.len().saturating_sub(made) + strays.len() + plan.len();
         let mut messages: Vec<Message> =
             strays.iter().flat_map(|(set, element)| change_elements(Kind::DelElement, TABLE, set, [element])).collect();
         messages.extend(changed.iter().flat_map(|unit| unit.messages.clone()));
@@ -520,46 +491,48 @@ impl Programs {
 
     /// Deletes what nothing refers to any more; how many things. `kept`: chains that others refer to.
     pub(super) fn clean(&mut self, policy: &HostPolicy, kept: &BTreeSet<&str>) -> usize {
-        if !std::mem::take(&mut self.untidy) {
+        let untidy = std::mem::replace(&mut self.untidy, Untidy::Parts);
+        if untidy >= Untidy::Stacks {
+            let unused: Vec<StackKey> = self.held.keys().filter(|key| !self.in_use(**key)).copied().collect();
+            unused.into_iter().for_each(|key| self.let_go(key));
+        }
+        let idle = self.needed.take_idle();
+        if untidy == Untidy::Parts && idle.is_empty() {
             return 0;
         }
-        let unused: Vec<(StackId, Stage)> = self.held.keys().filter(|key| !self.in_use(**key)).copied().collect();
-        unused.into_iter().for_each(|key| self.let_go(key));
         let of_links = self.actual.links.values().flatten().flatten();
         let held = self.held.keys().filter(|(_, stage)| *stage == Stage::Filter).map(|(stack, _)| stack);
         let referred: BTreeSet<Vec<u8>> = of_links.chain(held).map(|id| unit::stack_key(*id)).collect();
         let stacks: Vec<Vec<u8>> = self.actual.stacks.keys().filter(|key| !referred.contains(*key)).cloned().collect();
+        let wanted: BTreeSet<String> = policy
+            .sets
+            .iter()
+            .flat_map(|(id, set): (&SetId, &Set)| Family::ALL.map(|family| matching::set_name(*id, set.kind, family)))
+            .collect();
+        let candidates = if untidy == Untidy::Everything { self.actual.names() } else { idle };
+        let (mut chains, mut sets) = (Vec::new(), Vec::new());
+        for name in candidates {
+            if self.needed.has(&name) || wanted.contains(&name) || kept.contains(name.as_str()) {
+            } else if self.actual.is_chain(&name) {
+                chains.push(name);
+            } else if self.actual.is_set(&name) {
+                sets.push(name);
+            }
+        }
         let mut messages = Vec::new();
         for key in &stacks {
             let verdict = self.actual.stacks.get(key).cloned().flatten();
             let element = Element { verdict, ..Element::key(key.clone()) };
             messages.extend(change_elements(Kind::DelElement, TABLE, STACKS, [&element]));
         }
-        let needed = |name: &&String| !self.needed.contains_key(*name) && !kept.contains(name.as_str());
-        let chains: Vec<String> =
-            self.actual.chains.iter().chain(&self.actual.damaged).filter(needed).cloned().collect();
         messages.extend(chains.iter().map(|name| about_chain(Kind::DelRule, TABLE, name)));
-        messages.extend(chains.iter().map(|name| about_chain(Kind::DelChain, TABLE, name)));
-        let wanted: BTreeSet<String> = policy
-            .sets
-            .iter()
-            .flat_map(|(id, set): (&SetId, &Set)| Family::ALL.map(|family| matching::set_name(*id, set.kind, family)))
-            .collect();
-        let sets: Vec<String> = self
-            .actual
-            .sets
-            .keys()
-            .filter(|name| !wanted.contains(*name))
-            .chain(&self.actual.constants)
-            .chain(self.actual.tampered.keys())
-            .filter(needed)
-            .cloned()
-            .collect();
         messages.extend(sets.iter().map(|name| {
             let mut m = Kind::DelSet.message(0);
             m.put_str(set::TABLE, TABLE).put_str(set::NAME, name);
             m
         }));
+        // Maps lead to chains, so they go first.
+        messages.extend(chains.iter().map(|name| about_chain(Kind::DelChain, TABLE, name)));
         if messages.is_empty() {
             return 0;
         }
@@ -573,7 +546,7 @@ impl Programs {
             }
             Err(error) => {
                 tracing::warn!(%error, "it stays until the next pass");
-                self.untidy = true;
+                self.untidy = Untidy::Everything;
                 0
             }
         }

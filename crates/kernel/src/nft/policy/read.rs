@@ -3,7 +3,8 @@
 use super::actual::Actual;
 use super::content::{self, Content};
 use super::matching::constant_name;
-use super::{render, verdict};
+use super::render::{self, Found};
+use super::{cases, verdict};
 use crate::Error;
 use crate::netlink::Socket;
 use crate::nft::dump;
@@ -22,7 +23,7 @@ pub(in crate::nft) fn is_policy(name: &str) -> bool {
 }
 
 fn is_chain(name: &str) -> bool {
-    matches!(name.split_once('-'), Some(("stack" | "tier" | "program" | "denial" | "part", digest)) if verdict::digest(digest).is_some())
+    matches!(name.split_once('-'), Some((kind, digest)) if render::CHAIN_KINDS.contains(&kind) && verdict::digest(digest).is_some())
 }
 
 /// The kind and family of a set of members.
@@ -46,6 +47,7 @@ fn constant(name: &str) -> Option<(&str, SetSpec)> {
         "list4" => Field::V4,
         "list6" => Field::V6,
         "portlist" => Field::Port,
+        "cases" => return Some((kind, cases::spec())),
         _ => return None,
     };
     Some((kind, SetSpec { fields: vec![field], keys: Keys::Ranges, gives: Gives::Nothing }))
@@ -62,9 +64,11 @@ pub(super) fn read(socket: &mut Socket) -> Result<Actual, Error> {
         }
     }
     for (name, rules) in chains {
-        let place =
-            if render::is_intact(&name, &rules) == Some(true) { &mut actual.chains } else { &mut actual.damaged };
-        place.insert(name);
+        match render::examine(&name, &rules) {
+            Found::Intact => drop(actual.chains.insert(name)),
+            Found::Damaged => drop(actual.damaged.insert(name)),
+            Found::Program(content) => drop(actual.programs.insert(name, content)),
+        }
     }
     for (name, spec) in dump::sets(socket)? {
         if let Some((kind, family)) = members(&name) {
@@ -79,7 +83,7 @@ pub(super) fn read(socket: &mut Socket) -> Result<Actual, Error> {
             let elements: BTreeSet<Element> = dump::elements(socket, &name)?.into_iter().collect();
             if spec != Some(wanted) {
                 actual.wrong.insert(name);
-            } else if constant_name(kind, &elements) == name {
+            } else if name == constant_name(kind, &elements) {
                 actual.constants.insert(name);
             } else {
                 actual.tampered.insert(name, elements);

@@ -3,7 +3,7 @@
 //! ```text
 //! stack-X: jump tier-A; jump tier-B; drop (or accept)
 //! tier-A:  jump program-P; rules of Q, which may pass; drop (or nothing: the next tier is asked)
-//! program-P: rules: accept, drop
+//! program-P: rules: accept, drop; those for certain ports in chains of their own, see `cases`
 //! ```
 //!
 //! * Allow is `accept`: it ends the base chain from which the stack was asked, and no other. A program that stays silent
@@ -11,24 +11,27 @@
 //! * Pass is `return` from the tier, so a program that has it stands in the tier itself; all others are one chain for
 //!   everybody. So the depth of jumps is the same for any number of tiers (the kernel allows 16, and counts goto, too).
 //! * A chain is named by its content as the kernel shows it: reading one back shows whether it is right, nothing in it
-//!   is ever changed, and what is no longer referred to is deleted.
+//!   is ever changed, and what is no longer referred to is deleted. Not so a program's: it keeps its name when its rules are
+//!   replaced, so that an edit changes no chain of a stack, of which a host may have hundreds that ask the program.
 //! * A rule that is too large for the kernel goes on in a chain of its own (`part`), see [`super::split`]; if it returns, so
 //!   does what follows it.
 //! * Every rule that decides has a counter and, as the first word of its comment, a [`Decider`]. Some of the packets that a
 //!   rule denies ([`DENIED_RATE`]) are also offered to the NFLOG group [`DENIED_GROUP`]: in a chain of its own, since a limit
 //!   that is reached ends the rule that it stands in.
 
-use super::matching::{Constants, Matcher, UnknownSet};
-use super::split::{self, Parts};
+use super::cases::{self, Part};
+use super::matching::{Constants, Matcher, Shape, UnknownSet, set_name};
+use super::split;
 use super::verdict::Decider;
 use crate::nft::expr::{Expr, Meta, Reg, Verdict};
-use crate::nft::ruleset::Rule;
-use crate::nft::skeleton::{HOST_ALLOWED, REFUSE};
+use crate::nft::ruleset::{Rule, Set};
+use crate::nft::skeleton::{self, HOST_ALLOWED};
+use lasthop_net::Family;
 use lasthop_policy::ir::{
-    Action, DenyAction, Digest, End, Force, HostPolicy, Owner, Program, ProgramId, Rate, SetId, SetKind, Stack,
-    StackId, Step, StepName, TierDefault,
+    self, Action, DenyAction, Digest, End, Force, HostPolicy, Owner, Program, ProgramId, Rate, SetId, Stack, StackId,
+    Step, StepName, TierDefault,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 /// The NFLOG group to which denied packets are offered. Their prefix is a [`Decider`].
 pub const DENIED_GROUP: u16 = 76;
@@ -48,34 +51,84 @@ pub(in crate::nft) enum Stage {
     BeforeDnat,
 }
 
-/// A stack and all that it refers to.
+/// Something named by its content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::nft) enum Thing {
+    Fixed(Set),
+    Chain(Vec<Rule>),
+}
+
+/// A stack without its programs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::nft) struct Rendered {
     /// The stack's chain.
     pub(in crate::nft) chain: String,
-    /// Chains in the order in which they can be made.
-    pub(in crate::nft) chains: Vec<(String, Vec<Rule>)>,
-    /// Sets of fixed content.
-    pub(in crate::nft) constants: Constants,
-    /// Sets of members.
+    /// The chains of its tiers and its own, in the order in which they can be made once its programs are.
+    pub(in crate::nft) things: Vec<(String, Thing)>,
+}
+
+/// A program as it is asked at a stage.
+pub(in crate::nft) type PieceKey = (ProgramId, Stage);
+
+/// A program, rendered: what has to be known of it as long as it is in use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::nft) struct Piece {
+    pub(in crate::nft) home: Home,
+    /// The chains and sets that it needs, its own included.
+    pub(in crate::nft) names: BTreeSet<String>,
+    /// Sets of members among them.
     pub(in crate::nft) sets: BTreeSet<SetId>,
+}
+
+/// Where a program's rules are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::nft) enum Home {
+    /// In a chain of their own, which is named by the program and keeps its name when its content changes.
+    Chain { name: String, content: Digest },
+    /// In the tier itself.
+    Tier(Vec<Rule>),
+}
+
+/// What a program consists of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(in crate::nft) struct Parts {
+    /// Chains and sets of fixed content, in the order in which they can be made.
+    pub(in crate::nft) things: Vec<(String, Thing)>,
+    /// The rules of its own chain.
+    pub(in crate::nft) rules: Vec<Rule>,
 }
 
 /// The rules that match and decide about packets.
 struct Renderer<'a> {
     policy: &'a HostPolicy,
     stage: Stage,
-    rendered: Rendered,
-    known: BTreeMap<ProgramId, String>,
+    things: Vec<(String, Thing)>,
+    names: BTreeSet<String>,
 }
 
-/// Renders a stack.
-pub(in crate::nft) fn stack(id: StackId, stage: Stage, policy: &HostPolicy) -> Result<Rendered, Unrenderable> {
+impl<'a> Renderer<'a> {
+    fn new(policy: &'a HostPolicy, stage: Stage) -> Self {
+        Self { policy, stage, things: Vec::new(), names: BTreeSet::new() }
+    }
+}
+
+/// Renders a stack whose programs are rendered.
+pub(in crate::nft) fn stack<'a>(
+    (id, stage): (StackId, Stage),
+    policy: &HostPolicy,
+    piece: impl Fn(ProgramId) -> Result<&'a Piece, Unrenderable>,
+) -> Result<Rendered, Unrenderable> {
     let stack = policy.stacks.get(&id).ok_or(Unrenderable::Stack(id))?;
-    let mut renderer = Renderer { policy, stage, rendered: Rendered::default(), known: BTreeMap::new() };
-    let rules = renderer.stack(stack)?;
+    let mut renderer = Renderer::new(policy, stage);
+    let rules = renderer.stack(stack, &piece)?;
     let chain = renderer.chain("stack", rules);
-    Ok(Rendered { chain, ..renderer.rendered })
+    Ok(Rendered { chain, things: renderer.things })
+}
+
+/// Renders a program.
+pub(in crate::nft) fn piece((id, stage): PieceKey, policy: &HostPolicy) -> Result<(Piece, Parts), Unrenderable> {
+    let program = policy.programs.get(&id).ok_or(Unrenderable::Program(id))?;
+    Renderer::new(policy, stage).piece(id, program)
 }
 
 /// Why a stack cannot be rendered.
@@ -92,23 +145,42 @@ pub(in crate::nft) enum Unrenderable {
     Set(#[from] UnknownSet),
 }
 
+/// What chains' names begin with.
+pub(in crate::nft) const CHAIN_KINDS: [&str; 6] = ["stack", "tier", PROGRAM, "case", "denial", "part"];
+/// What those begin with that are not named by what they hold.
+const PROGRAM: &str = "program";
+
 /// A chain's name: what it holds.
 pub(in crate::nft) fn chain_name(kind: &str, rules: &Vec<Rule>) -> String {
     format!("{kind}-{}", Digest::of(rules))
 }
 
-/// Whether a chain of this name is one of those made here, and if so, whether it holds what its name says.
-pub(in crate::nft) fn is_intact(name: &str, rules: &Vec<Rule>) -> Option<bool> {
-    let (kind, _) = name.split_once('-')?;
-    matches!(kind, "stack" | "tier" | "program" | "denial" | "part").then(|| chain_name(kind, rules) == name)
+/// What a chain of this name, which is one of those made here, turns out to be.
+pub(in crate::nft) fn examine(name: &str, rules: &Vec<Rule>) -> Found {
+    match name.split_once('-') {
+        Some((PROGRAM, _)) => Found::Program(Digest::of(rules)),
+        Some((kind, _)) if chain_name(kind, rules) == name => Found::Intact,
+        _ => Found::Damaged,
+    }
+}
+
+/// A chain that was read back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::nft) enum Found {
+    /// It holds what its name says.
+    Intact,
+    /// It does not.
+    Damaged,
+    /// It holds a program, as of this content.
+    Program(Digest),
 }
 
 impl Renderer<'_> {
     fn chain(&mut self, kind: &str, rules: Vec<Rule>) -> String {
         let rules = self.divide(rules);
         let name = chain_name(kind, &rules);
-        if !self.rendered.chains.iter().any(|(known, _)| *known == name) {
-            self.rendered.chains.push((name.clone(), rules));
+        if self.names.insert(name.clone()) {
+            self.things.push((name.clone(), Thing::Chain(rules)));
         }
         name
     }
@@ -118,7 +190,7 @@ impl Renderer<'_> {
         let mut divided = Vec::with_capacity(rules.len());
         let mut rules = rules.into_iter();
         while let Some(rule) = rules.next() {
-            let Some(Parts { front, unless, then }) = split::parts(&rule) else {
+            let Some(split::Parts { front, unless, then }) = split::parts(&rule) else {
                 divided.push(rule);
                 continue;
             };
@@ -137,10 +209,14 @@ impl Renderer<'_> {
         divided
     }
 
-    fn stack(&mut self, stack: &Stack) -> Result<Vec<Rule>, Unrenderable> {
+    fn stack<'a>(
+        &mut self,
+        stack: &Stack,
+        piece: &impl Fn(ProgramId) -> Result<&'a Piece, Unrenderable>,
+    ) -> Result<Vec<Rule>, Unrenderable> {
         let mut rules = Vec::new();
         for step in &stack.steps {
-            let tier = self.tier(step)?;
+            let tier = self.tier(step, piece)?;
             let tier = self.chain("tier", tier);
             rules.push(rule(&step_name(step).to_string(), vec![Expr::Verdict(Verdict::Jump(tier))]));
         }
@@ -151,24 +227,21 @@ impl Renderer<'_> {
         Ok(rules)
     }
 
-    fn tier(&mut self, step: &Step) -> Result<Vec<Rule>, Unrenderable> {
+    fn tier<'a>(
+        &mut self,
+        step: &Step,
+        piece: &impl Fn(ProgramId) -> Result<&'a Piece, Unrenderable>,
+    ) -> Result<Vec<Rule>, Unrenderable> {
         let mut rules = Vec::new();
         for id in &step.programs {
             let program = self.policy.programs.get(id).ok_or(Unrenderable::Program(*id))?;
-            let passes = program.rules.iter().any(|rule| rule.action == Action::Pass);
-            if passes && program.force == Force::Enforced {
-                rules.extend(self.program(*id, program)?);
-                continue;
-            }
-            let chain = match self.known.get(id) {
-                Some(chain) => chain.clone(),
-                None => {
-                    let rules = self.program(*id, program)?;
-                    self.chain("program", rules)
+            match &piece(*id)?.home {
+                Home::Tier(of_program) => rules.extend(of_program.iter().cloned()),
+                Home::Chain { name, .. } => {
+                    let jump = Expr::Verdict(Verdict::Jump(name.clone()));
+                    rules.push(rule(&format!("- {}", owner(&program.owner)), vec![jump]));
                 }
-            };
-            self.known.insert(*id, chain.clone());
-            rules.push(rule(&format!("- {}", owner(&program.owner)), vec![Expr::Verdict(Verdict::Jump(chain))]));
+            }
         }
         if step.otherwise == TierDefault::Deny {
             rules.push(self.deny(&step_name(step)));
@@ -176,22 +249,57 @@ impl Renderer<'_> {
         Ok(rules)
     }
 
+    fn piece(mut self, id: ProgramId, program: &Program) -> Result<(Piece, Parts), Unrenderable> {
+        let rules = self.program(id, program)?;
+        let passes = program.rules.iter().any(|rule| rule.action == Action::Pass);
+        let (home, rules) = if passes && program.force == Force::Enforced {
+            (Home::Tier(rules), Vec::new())
+        } else {
+            let rules = self.divide(rules);
+            let name = format!("{PROGRAM}-{}", Digest::of(&(id, self.stage)));
+            self.names.insert(name.clone());
+            (Home::Chain { name, content: Digest::of(&rules) }, rules)
+        };
+        let sets: BTreeSet<SetId> = program.sets().collect();
+        let mut names = self.names;
+        for id in &sets {
+            let kind = self.policy.sets.get(id).ok_or(UnknownSet(*id))?.kind;
+            names.extend(Family::ALL.map(|family| set_name(*id, kind, family)));
+        }
+        Ok((Piece { home, names, sets }, Parts { things: self.things, rules }))
+    }
+
     fn program(&mut self, id: ProgramId, program: &Program) -> Result<Vec<Rule>, Unrenderable> {
         let policy = self.policy;
-        self.rendered.sets.extend(program.sets());
-        let kind = |id: SetId| -> Option<SetKind> { policy.sets.get(&id).map(|set| set.kind) };
-        let mut matcher = Matcher { kind: &kind, constants: std::mem::take(&mut self.rendered.constants) };
-        let mut rules = Vec::new();
-        for (index, wanted) in program.rules.iter().enumerate() {
+        let shape = |id: SetId| -> Option<Shape> { policy.sets.get(&id).map(Shape::of) };
+        let mut matcher = Matcher { shape: &shape, constants: Constants::new() };
+        let ways = |renderer: &mut Self, matcher: &mut Matcher<'_>, index: usize, wanted: &ir::Rule| {
             let decider = Decider::Rule(id, index);
-            let then = self.action(wanted.action, program, &decider);
+            let then = renderer.action(wanted.action, program, &decider);
             let id = comment(&format!("{decider} {}", owner(&program.owner)));
-            for mut exprs in matcher.ways(wanted)? {
-                exprs.extend(then.iter().cloned());
-                rules.push(Rule { id: id.clone(), exprs });
+            let written = |exprs: Vec<Expr>| Rule { id: id.clone(), exprs: [exprs, then.clone()].concat() };
+            Ok::<_, UnknownSet>(matcher.ways(wanted)?.into_iter().map(written).collect::<Vec<_>>())
+        };
+        let mut rules = Vec::new();
+        for part in cases::parts(program) {
+            match part {
+                Part::Alone((index, wanted)) => rules.extend(ways(self, &mut matcher, index, wanted)?),
+                Part::Run(run) => {
+                    for group in run {
+                        let mut of_case = Vec::new();
+                        for (index, wanted) in group.rules {
+                            of_case.extend(ways(self, &mut matcher, index, wanted)?);
+                        }
+                        let mut exprs = matcher.is_among(&group.cases);
+                        exprs.push(Expr::Verdict(Verdict::Jump(self.chain("case", of_case))));
+                        rules.push(rule("- cases", exprs));
+                    }
+                }
             }
         }
-        self.rendered.constants = matcher.constants;
+        self.names.extend(matcher.constants.keys().cloned());
+        let constants = matcher.constants.into_iter().map(|(name, set)| (name, Thing::Fixed(set)));
+        self.things.splice(0..0, constants);
         Ok(rules)
     }
 
@@ -236,14 +344,15 @@ impl Renderer<'_> {
     }
 
     fn denial(&mut self, decider: &Decider) -> Vec<Expr> {
-        let verdict = match (self.policy.deny, self.stage) {
-            (DenyAction::Reject, Stage::Filter) => Verdict::Goto(REFUSE.to_owned()),
-            _ => Verdict::Drop,
-        };
         let prefix = comment(&decider.to_string());
         let (rate, burst) = DENIED_RATE;
         let offer = vec![Expr::Limit { rate, seconds: 1, burst }, Expr::Log { group: DENIED_GROUP, prefix }];
-        let chain = self.chain("denial", vec![rule("offer", offer), rule("deny", vec![Expr::Verdict(verdict)])]);
+        let mut rules = vec![rule("offer", offer)];
+        rules.extend(match (self.policy.deny, self.stage) {
+            (DenyAction::Reject, Stage::Filter) => skeleton::refuse(),
+            _ => vec![rule("deny", vec![Expr::Verdict(Verdict::Drop)])],
+        });
+        let chain = self.chain("denial", rules);
         vec![Expr::Counter, Expr::Verdict(Verdict::Goto(chain))]
     }
 }

@@ -12,7 +12,7 @@ use crate::nft::ruleset::{
 use crate::nft::skeleton::STACKS;
 use crate::nft::wire::Kind;
 use lasthop_net::Family;
-use lasthop_policy::ir::{Set, SetId, StackId};
+use lasthop_policy::ir::{Digest, Set, SetId, StackId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Most bytes in one transaction that nothing refers to yet.
@@ -34,6 +34,7 @@ pub(super) struct Unit {
 #[derive(Debug)]
 pub(super) enum Effect {
     Chain(String),
+    Program(String, Digest),
     Constant(String),
     Members(String, Content),
     Change(String, Change),
@@ -134,6 +135,11 @@ impl Unit {
         }
     }
 
+    /// The chain of a program; if it is `there`, its rules are replaced.
+    pub(super) fn program((name, content): (String, Digest), rules: &[Rule], there: bool) -> Self {
+        Self { effect: Effect::Program(name.clone(), content), ..Self::chain(name, rules, there) }
+    }
+
     /// A stack's chain.
     pub(super) fn stack(id: StackId, chain: &str) -> Self {
         Self {
@@ -163,6 +169,11 @@ impl Unit {
     }
 }
 
+/// How many bytes these are.
+pub(super) fn size(units: &[Unit]) -> usize {
+    units.iter().map(Unit::size).sum()
+}
+
 /// A stack's key in the map of all stacks.
 pub(super) fn stack_key(id: StackId) -> Vec<u8> {
     id.0.0[4..].to_vec()
@@ -190,13 +201,7 @@ pub(super) fn carry_out(socket: &mut Socket, units: Vec<Unit>, broken: &mut Brok
         }
     }
     while let Some(mut piece) = pieces.pop_front() {
-        piece.retain(|unit| match unit.needs.iter().find_map(|name| broken.get(name)) {
-            Some(error) => {
-                broken.add(unit.key.clone(), unit.name.clone(), error);
-                false
-            }
-            None => true,
-        });
+        leave_out(&mut piece, broken);
         let messages: Vec<Message> = piece.iter().flat_map(|unit| unit.messages.iter().cloned()).collect();
         let Err(refused) = socket.transaction(&messages, None) else {
             effects.extend(piece.into_iter().map(|unit| unit.effect));
@@ -232,10 +237,21 @@ pub(super) fn carry_out(socket: &mut Socket, units: Vec<Unit>, broken: &mut Brok
     effects
 }
 
+/// Leaves out, in order, what needs something that is not to be had, which is then not to be had either.
+pub(super) fn leave_out(units: &mut Vec<Unit>, broken: &mut Broken) {
+    units.retain(|unit| match unit.needs.iter().find_map(|name| broken.get(name)) {
+        Some(error) => {
+            broken.add(unit.key.clone(), unit.name.clone(), error);
+            false
+        }
+        None => true,
+    });
+}
+
 /// What a unit is, in words.
 fn attempted(unit: &Unit) -> String {
     match &unit.effect {
-        Effect::Chain(name) => format!("write chain {name}"),
+        Effect::Chain(name) | Effect::Program(name, _) => format!("write chain {name}"),
         Effect::Constant(name) => format!("make set {name}"),
         Effect::Members(name, _) => format!("make set {name} with its members"),
         Effect::Change(name, _) => format!("change members of set {name}"),
