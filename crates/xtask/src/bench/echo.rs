@@ -3,7 +3,9 @@
 use anyhow::{Context, Result};
 use lasthop_lab::ping::internet_checksum;
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, recv, sendto, socket};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, recv, sendto, setsockopt, socket, sockopt,
+};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -23,6 +25,8 @@ impl Echo {
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let fd =
             socket(AddressFamily::Inet, SockType::Raw, flags, SockProtocol::Icmp).context("open an ICMP socket")?;
+        // Answers wait here while the machine does something else.
+        setsockopt(&fd, sockopt::RcvBufForce, &(16 << 20)).context("room for answers")?;
         Ok(Self { fd, to: SockaddrIn::from(SocketAddrV4::new(to, 0)), id })
     }
 

@@ -23,6 +23,8 @@ const DOWN: Duration = Duration::from_millis(500);
 /// How long a cable is out.
 const UNPLUGGED: Duration = Duration::from_secs(3);
 /// Longer than the hold time with BIRD and FRR, and than that with ourselves.
+/// How long a speaker is away that comes back; its restart time is 120 s.
+const AWAY: Duration = Duration::from_secs(30);
 const HOLE: Duration = Duration::from_secs(14);
 const LONG_HOLE: Duration = Duration::from_secs(95);
 
@@ -75,15 +77,21 @@ pub(super) const EVENTS: &[Event] = &[
             network.settled()
         })
     },
-    event("one of two reflectors is cut off: TCP one way", Edges::Two, |network| {
-        // What the host says to the reflector's port, or from its own, is lost; the other way is open.
-        let edge = network.edges[0];
-        let rule = ["-s", super::network::HOSTS[0].1, "-p", "tcp", "-j", "DROP"];
-        network.inside(edge.name, &[&["iptables", "-I", "INPUT"][..], &rule].concat())?;
-        std::thread::sleep(if network.kind == Kind::Ourselves { LONG_HOLE } else { HOLE });
-        network.inside(edge.name, &[&["iptables", "-D", "INPUT"][..], &rule].concat())?;
+    event("the only reflector's speaker is away for 30 s", Edges::One, |network| {
+        peers::speaker_dies(network, &network.edges[0])?;
+        std::thread::sleep(AWAY);
+        peers::speaker_starts(network, &network.edges[0])?;
         network.settled()
     }),
+    Event {
+        // BIRD 2.0 does not know RFC 8538: when its hold timer is over, so are the routes.
+        bound: |kind| match kind {
+            Kind::Bird => Bound::Outage { out: HOLE, more: Duration::from_secs(5) },
+            Kind::Ourselves | Kind::Frr => Bound::Nothing,
+        },
+        ..event("the only reflector no longer hears a host (TCP one way)", Edges::One, deaf)
+    },
+    event("one of two reflectors no longer hears a host (TCP one way)", Edges::Two, deaf),
     event("the link of one of two reflectors is down for 3 s", Edges::Two, |network| {
         let edge = network.edges[0];
         network.inside(edge.name, &["ip", "link", "set", "eth0", "down"])?;
@@ -108,6 +116,17 @@ pub(super) const EVENTS: &[Event] = &[
         })
     },
 ];
+
+/// What the first host says over TCP is lost on its way to the first reflector for longer than the hold time; the other
+/// way is open.
+fn deaf(network: &Network) -> Result<()> {
+    let edge = network.edges[0];
+    let rule = ["-s", super::network::HOSTS[0].1, "-p", "tcp", "-j", "DROP"];
+    network.inside(edge.name, &[&["iptables", "-I", "INPUT"][..], &rule].concat())?;
+    std::thread::sleep(if network.kind == Kind::Ourselves { LONG_HOLE } else { HOLE });
+    network.inside(edge.name, &[&["iptables", "-D", "INPUT"][..], &rule].concat())?;
+    network.settled()
+}
 
 /// Ends processes of the first host, and starts them again.
 fn restarted(network: &Network, roles: &[&str], signal: Signal) -> Result<()> {

@@ -13,7 +13,7 @@ use events::{EVENTS, Event};
 use network::{Edges, Network};
 use peers::Kind;
 use report::Cell;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What to run, and where the table goes.
 #[derive(Clone, Debug, clap::Args)]
@@ -41,25 +41,18 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let kinds: Vec<Kind> =
         Kind::ALL.into_iter().filter(|kind| options.peer.as_deref().is_none_or(|name| name == kind.key())).collect();
     ensure!(!kinds.is_empty(), "there is no such peer: choose ourselves, bird or frr");
+    // Networks know nothing of each other, and mostly wait.
+    let each: Vec<Result<Vec<Cell>>> = std::thread::scope(|scope| {
+        let (program, wanted) = (&program, &wanted);
+        let threads: Vec<_> = kinds.iter().map(|kind| scope.spawn(move || all_of(program, *kind, wanted))).collect();
+        let joined = |thread: std::thread::ScopedJoinHandle<'_, _>| {
+            thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("a thread panicked")))
+        };
+        threads.into_iter().map(joined).collect()
+    });
     let mut cells = Vec::new();
-    for kind in kinds {
-        for edges in [Edges::One, Edges::Two] {
-            let events: Vec<&Event> =
-                EVENTS.iter().filter(|event| event.edges == edges && wanted(event.name)).collect();
-            if events.is_empty() {
-                continue;
-            }
-            let mut network = Network::up(&program, kind, edges)?;
-            for event in events {
-                let cell = measured(&network, event).with_context(|| format!("{}, {}", event.name, kind.name()))?;
-                eprintln!("{}", cell.line());
-                cells.push(cell);
-                if event.leaves_it_broken {
-                    drop(network);
-                    network = Network::up(&program, kind, edges)?;
-                }
-            }
-        }
+    for of_kind in each {
+        cells.extend(of_kind?);
     }
     println!("{}", report::table(&cells));
     if options.names.is_empty() && options.peer.is_none() {
@@ -69,8 +62,33 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if over.is_empty() { Ok(()) } else { bail!("more was lost than may be:\n{}", over.join("\n")) }
 }
 
-fn measured(network: &Network, event: &Event) -> Result<Cell> {
-    network.settled()?;
-    let lost = probe::during(network, || (event.happens)(network))?;
-    Ok(Cell { event: event.name, kind: network.kind, bound: (event.bound)(network.kind), lost })
+/// All events with one kind of peer.
+fn all_of(program: &Path, kind: Kind, wanted: &(dyn Fn(&str) -> bool + Sync)) -> Result<Vec<Cell>> {
+    let mut cells = Vec::new();
+    for edges in [Edges::One, Edges::Two] {
+        let events: Vec<&Event> = EVENTS.iter().filter(|event| event.edges == edges && wanted(event.name)).collect();
+        let mut network: Option<Network> = None;
+        for event in events {
+            let up = match network.take() {
+                Some(network) => network,
+                None => {
+                    Network::up(program, kind, edges).with_context(|| format!("the network with {}", kind.name()))?
+                }
+            };
+            let cell = measured(&up, event);
+            eprintln!("{}", cell.line());
+            network = Some(up).filter(|_| !event.leaves_it_broken && cell.lost.is_ok());
+            cells.push(cell);
+        }
+    }
+    Ok(cells)
+}
+
+fn measured(network: &Network, event: &Event) -> Cell {
+    let measure = || {
+        network.settled()?;
+        probe::during(network, || (event.happens)(network))
+    };
+    let lost = measure().map_err(|error| format!("{error:#}"));
+    Cell { event: event.name, kind: network.kind, bound: (event.bound)(network.kind), lost }
 }

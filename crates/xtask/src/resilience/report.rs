@@ -22,7 +22,8 @@ pub(super) struct Cell {
     pub(super) event: &'static str,
     pub(super) kind: Kind,
     pub(super) bound: Bound,
-    pub(super) lost: Lost,
+    /// What was lost; or why the network did not come back.
+    pub(super) lost: Result<Lost, String>,
 }
 
 impl Bound {
@@ -45,13 +46,16 @@ impl Bound {
 impl Cell {
     /// Whether no more was lost than may be.
     pub(super) fn is_met(&self) -> bool {
-        self.lost.between.lost.max(self.lost.outside.lost) <= self.bound.packets()
+        self.lost.as_ref().is_ok_and(|lost| lost.between.lost.max(lost.outside.lost) <= self.bound.packets())
     }
 
     fn shown(&self) -> String {
         let of = |stream: Stream| format!("{} of {}", stream.lost, stream.asked);
         let mark = if self.is_met() { "" } else { "**" };
-        format!("{mark}{} / {}{mark}", of(self.lost.between), of(self.lost.outside))
+        match &self.lost {
+            Ok(lost) => format!("{mark}{} / {}{mark}", of(lost.between), of(lost.outside)),
+            Err(why) => format!("**{why}**"),
+        }
     }
 
     /// In one line.
@@ -74,7 +78,13 @@ pub(super) fn table(cells: &[Cell]) -> String {
     });
     for event in events {
         let of = |kind: &Kind| cells.iter().find(|cell| cell.event == event && cell.kind == *kind);
-        let bound = kinds.iter().find_map(of).map(|cell| cell.bound.words()).unwrap_or_default();
+        let mut bounds: Vec<(String, &str)> = Vec::new();
+        kinds.iter().filter_map(of).for_each(|cell| bounds.push((cell.bound.words(), cell.kind.name())));
+        let same = bounds.iter().all(|(words, _)| *words == bounds[0].0);
+        let bound = match bounds.first() {
+            Some((words, _)) if same => words.clone(),
+            _ => bounds.iter().map(|(words, kind)| format!("{kind}: {words}")).collect::<Vec<_>>().join(", "),
+        };
         let shown: Vec<String> = kinds.iter().map(|kind| of(kind).map(Cell::shown).unwrap_or_default()).collect();
         let _ = writeln!(text, "| {event} | {bound} | {} |", shown.join(" | "));
     }
@@ -102,7 +112,7 @@ mod tests {
     fn what_is_lost_is_held_against_its_bound() {
         let cell = |bound, lost| {
             let stream = Stream { asked: 5000, lost };
-            let lost = Lost { between: Stream { asked: 5000, lost: 0 }, outside: stream };
+            let lost = Ok(Lost { between: Stream { asked: 5000, lost: 0 }, outside: stream });
             Cell { event: "x", kind: Kind::Bird, bound, lost }
         };
         let outage = Bound::Outage { out: Duration::from_secs(3), more: Duration::from_secs(1) };

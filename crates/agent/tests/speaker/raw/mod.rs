@@ -1,5 +1,6 @@
 //! A speaker that says just the octets a test gives it, over a real connection, and notes what it hears.
 
+mod decision;
 mod opens;
 mod session;
 mod vectors;
