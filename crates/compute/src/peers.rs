@@ -8,8 +8,8 @@ mod passing;
 use crate::{BgpIntent, Finding, PeerIntent, Route, Snapshot};
 use lasthop_bgp::config::{Auth, ConnectMode, Drain, NextHop, PeerConfig, ReflectMode, Secret, SpeakerConfig, Ttl};
 use lasthop_model::{
-    BgpConfiguration, BgpPeer, BindMode, NextHopMode, Node, NodeMatch, NodeName, PeerTarget, PrefixAdvertisement,
-    ReversePeering, SecretRef, SettingsScope, SourceAddress,
+    BgpConfiguration, BgpPeer, BindMode, Drain as Stage, NextHopMode, Node, NodeMatch, NodeName, PeerTarget,
+    PrefixAdvertisement, ReversePeering, SecretRef, SettingsScope, SourceAddress,
 };
 use lasthop_net::{Asn, Family, NextHops, Prefix};
 use passing::{Class, Passing, Scope, Terms};
@@ -155,7 +155,7 @@ impl World<'_> {
             },
             restart_time: RESTART_TIME,
             deferral: DEFERRAL,
-            drain: Drain::No,
+            drain: if self.me.drain == Stage::No { Drain::No } else { Drain::Yes },
         }
     }
 

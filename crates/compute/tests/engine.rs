@@ -61,6 +61,7 @@ fn node() -> impl Strategy<Value = Event> {
             ipv6: v6.then(|| format!("fd31::{n}").parse().unwrap()),
             asn: None,
             cluster_id: reflector.then(|| [1, 1, 1, n].into()),
+            drain: if v6 { Drain::No } else { Drain::Withdrawn },
         };
         Event::Put(key(Kind::Node, name.as_str()), Resource::Node(node))
     })

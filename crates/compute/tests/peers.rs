@@ -212,9 +212,18 @@ impl Edge {
 
     fn change(&mut self, document: Written<'_>) {
         self.engine.apply(event(document));
+        self.tell();
+    }
+
+    /// Tells the host's speaker what compute says now; no session may notice.
+    fn tell(&mut self) {
         self.follow();
         let peers: Vec<PeerConfig> = self.net.nodes[0].peers.values().cloned().collect();
-        self.net.with(0, |speaker, now| peers.into_iter().for_each(|peer| speaker.set_peer(now, peer)));
+        let config = self.net.nodes[0].config.clone();
+        self.net.with(0, |speaker, now| {
+            speaker.configure(now, config);
+            peers.into_iter().for_each(|peer| speaker.set_peer(now, peer));
+        });
         self.net.run_for(SECOND * 10);
         self.assert_steady();
     }
@@ -355,6 +364,28 @@ fn a_host_shows_its_own_and_is_no_transit() {
     assert!(edge.net.nodes[0].learned.contains_key(&prefix("0.0.0.0/0")));
     let shown: Vec<String> = edge.net.nodes[1].learned.keys().map(ToString::to_string).collect();
     assert_eq!(shown, ["10.65.0.1/32", "10.65.9.9/32", "10.66.0.1/32"]);
+}
+
+#[test]
+fn who_drains_is_the_last_choice_first_and_then_silent() {
+    let drained = |stage: &str| {
+        let document = serde_json::json!({
+            "apiVersion": "projectcalico.org/v3", "kind": "Node",
+            "metadata": {"name": "n1", "annotations": {lasthop_model::Node::DRAIN: stage}},
+            "spec": {"bgp": {"ipv4Address": "172.18.0.10/24"}},
+        });
+        Event::Put(Key::of(&document).unwrap(), lasthop_model::Resource::parse(&document).unwrap())
+    };
+    let mut edge = Edge::new(64512, &[POOL], &["0.0.0.0/0"]);
+    edge.engine.apply(drained("last-choice"));
+    edge.tell();
+    assert_eq!(edge.attribute("10.65.0.1/32", "LOCAL_PREF").as_deref(), Some("0"));
+    edge.engine.apply(drained("withdrawn"));
+    edge.tell();
+    assert!(edge.net.nodes[1].learned.is_empty());
+    assert_eq!(edge.learned().0, ["0.0.0.0/0"], "it goes on learning");
+    edge.change(NODES[0]);
+    assert_eq!(edge.attribute("10.65.0.1/32", "LOCAL_PREF").as_deref(), Some("100"));
 }
 
 #[test]

@@ -333,6 +333,38 @@ fn what_can_only_be_checked_is_checked() {
 }
 
 #[test]
+fn what_resets_a_session_is_shown_and_refused() {
+    let site = Site::start("", |_| {});
+    let node = |name: &str, last: u8, more: &str| {
+        format!(
+            "apiVersion: projectcalico.org/v3\nkind: Node\nmetadata: {{name: {name}}}\n\
+             spec: {{bgp: {{ipv4Address: 172.31.0.{last}/24{more}}}}}\n---\n"
+        )
+    };
+    site.write("nodes.yaml", &(node("n1", 1, "") + &node("n2", 2, "")));
+    let (exit, stdout, stderr) = site.run("bgp plan -f nodes.yaml");
+    assert_eq!(exit, 2, "{stderr}");
+    assert!(stdout.contains("172.31.0.2  start") && stdout.contains("172.31.0.1  start"), "{stdout}");
+    site.ok("apply -f nodes.yaml");
+    assert_eq!(site.ok("bgp plan -f nodes.yaml"), "no session changes\n");
+    site.write("other.yaml", &node("n2", 2, ", asNumber: 65001"));
+    let (exit, stdout, _) = site.run("bgp plan -f other.yaml");
+    assert_eq!((exit, stdout.matches("  reset  ").count()), (2, 2), "both ends: {stdout}");
+    let before = site.all();
+    site.fails("apply -f other.yaml", 1, "the session of n1 with 172.31.0.2 (mesh) would be reset: asn would change");
+    site.fails("apply -f other.yaml", 1, "--allow-reset");
+    assert_eq!(site.all(), before);
+    assert_eq!(site.ok("apply -f other.yaml --allow-reset"), "Node n2 configured\n");
+    let hot = "apiVersion: projectcalico.org/v3\nkind: BGPConfiguration\nmetadata: {name: default}\nspec: {listenPort: 1790}\n";
+    site.write("hot.yaml", hot);
+    let plan = site.ok("bgp plan -f hot.yaml -o json");
+    assert!(plan.contains("\"effect\": \"hot\""), "{plan}");
+    site.ok("apply -f hot.yaml");
+    assert_eq!(site.run("bgp plan --delete node/n2").0, 2);
+    site.fails("bgp plan --delete node/n3", 4, "Node/n3 does not exist");
+}
+
+#[test]
 fn a_watch_shows_each_change() {
     let site = Site::start("", |_| {});
     site.write("pool.yaml", POOL);

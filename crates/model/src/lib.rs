@@ -40,7 +40,7 @@ pub use filter::{
 };
 pub use kind::{Kind, ParseKindError, Scope};
 pub use name::{EndpointKey, NodeName, ParseNameError};
-pub use node::Node;
+pub use node::{Drain, Node};
 pub use pool::IpPool;
 pub use problem::{Invalid, Problem};
 pub use resource::{Key, Resource, SettingsScope};

@@ -19,9 +19,26 @@ pub struct Node {
     pub asn: Option<Asn>,
     /// Set on a route reflector (`spec.bgp.routeReflectorClusterID`).
     pub cluster_id: Option<Ipv4Addr>,
+    /// How far it is on its way out of service.
+    pub drain: Drain,
+}
+
+/// How far a node is on its way out of service ([`Node::DRAIN`]).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Drain {
+    /// It is in service.
+    #[default]
+    No,
+    /// What it announces is everybody's last choice (RFC 8326).
+    LastChoice,
+    /// It announces nothing.
+    Withdrawn,
 }
 
 impl Node {
+    /// The annotation that says so: `last-choice` or `withdrawn`.
+    pub const DRAIN: &'static str = "lasthop/drain";
+
     /// The node's address of a family.
     #[must_use]
     pub fn address(&self, family: Family) -> Option<IpAddr> {

@@ -9,7 +9,7 @@ use lasthop_bgp::config::{
     Community, Lengths, Policy, PrefixMatch, PrefixOperator, RouteChange, RouteSource, Rule, Verdict,
 };
 use lasthop_model::{
-    BgpFilter, FilterAction, FilterOperation, FilterRule, Key, Kind, PeerScope, RangeOperator, RouteCommunity,
+    BgpFilter, Drain, FilterAction, FilterOperation, FilterRule, Key, Kind, PeerScope, RangeOperator, RouteCommunity,
 };
 use lasthop_net::{Family, Prefix};
 use std::collections::{BTreeMap, BTreeSet};
@@ -106,6 +106,10 @@ fn import(world: &World<'_>, terms: &Terms) -> Policy {
 }
 
 fn export(world: &World<'_>, terms: &Terms) -> Policy {
+    if world.me.drain == Drain::Withdrawn {
+        let all = rule("this node is drained: 'lasthop node undrain' ends it", None, Verdict::Reject);
+        return Policy::new(vec![all], Verdict::Reject);
+    }
     let communities = world.advertisements().iter().map(|advertised| Rule {
         name: format!("communities of {}", advertised.prefix),
         prefix: inside(advertised.prefix),

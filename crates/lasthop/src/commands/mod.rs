@@ -11,6 +11,7 @@ pub(crate) mod delete;
 pub(crate) mod drops;
 pub(crate) mod explain;
 pub(crate) mod get;
+pub(crate) mod node;
 pub(crate) mod policy;
 pub(crate) mod remove_all;
 pub(crate) mod rollout;

@@ -128,7 +128,7 @@ fn resource(checker: &mut Checker, object: &Map<String, Value>, document: &Value
     let spec = root.get("spec").unwrap_or(Spot { value: &nothing, path: "spec".to_owned() });
     let labels = metadata::labels(document);
     match key.kind {
-        Kind::Node => node::convert(checker, &spec, key, labels),
+        Kind::Node => node::convert(checker, (&root, &spec), key, labels),
         Kind::WorkloadEndpoint => endpoint::convert(checker, &spec, key, labels),
         Kind::IpPool => pool::convert(checker, &spec, key),
         Kind::BgpConfiguration => bgp::convert_configuration(checker, &spec, key),

@@ -4,7 +4,7 @@ use super::metadata::METADATA;
 use super::shape::{Checker, Field, Shape, field, idle};
 use super::spot::Spot;
 use super::text;
-use crate::{Key, Labels, Node, Resource};
+use crate::{Drain, Key, Labels, Node, Resource};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 pub(super) const FIELDS: &[Field] = &[
@@ -71,7 +71,12 @@ const STATUS: &[Field] = &[
     field("podCIDRs", Shape::List(100, &Shape::Checked(text::prefix))),
 ];
 
-pub(super) fn convert(checker: &mut Checker, spec: &Spot<'_>, key: &Key, labels: Labels) -> Option<Resource> {
+pub(super) fn convert(
+    checker: &mut Checker,
+    (root, spec): (&Spot<'_>, &Spot<'_>),
+    key: &Key,
+    labels: Labels,
+) -> Option<Resource> {
     let bgp = spec.get("bgp");
     if let Some(bgp) = &bgp
         && bgp.value.as_object().is_some_and(serde_json::Map::is_empty)
@@ -87,5 +92,23 @@ pub(super) fn convert(checker: &mut Checker, spec: &Spot<'_>, key: &Key, labels:
         ipv6: address("ipv6Address").and_then(|text| text.parse::<Ipv6Addr>().ok()),
         asn: bgp.and_then(|bgp| bgp.parse("asNumber")).filter(|asn: &lasthop_net::Asn| asn.0 != 0),
         cluster_id: bgp.and_then(|bgp| bgp.parse("routeReflectorClusterID")),
+        drain: drain(checker, root),
     }))
+}
+
+/// How far the node is on its way out of service; a word that is not known is noted.
+fn drain(checker: &mut Checker, root: &Spot<'_>) -> Drain {
+    let annotations = root.get("metadata").and_then(|metadata| metadata.get("annotations"));
+    let Some(stage) = annotations.as_ref().and_then(|annotations| annotations.get(Node::DRAIN)) else {
+        return Drain::No;
+    };
+    match stage.value.as_str() {
+        Some("last-choice") => Drain::LastChoice,
+        Some("withdrawn") => Drain::Withdrawn,
+        _ => {
+            let reason = "is no stage of a drain; write last-choice or withdrawn, or use 'lasthop node drain'";
+            checker.add(&stage.path, Some(stage.value), reason);
+            Drain::No
+        }
+    }
 }
