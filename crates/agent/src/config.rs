@@ -33,12 +33,31 @@ pub struct Config {
     pub server: Option<ServerConfig>,
     /// Who distributes this host's routes.
     pub speaker: SpeakerChoice,
+    /// Where the speaker reports sessions and routes to (BMP, RFC 7854), if anywhere.
+    pub bmp: Option<BmpConfig>,
     /// Where `/metrics`, `/health` and `/ready` are served; nowhere by default.
     pub metrics: Option<SocketAddr>,
     /// The group that may use the agent's socket; root alone by default.
     pub group: Option<String>,
     /// What is logged, and how.
     pub log: LogConfig,
+}
+
+/// A station that the speaker reports to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BmpConfig {
+    /// Its address and port.
+    pub station: SocketAddr,
+    /// How many octets may wait for it before it is cut off, and told everything anew.
+    pub waiting: usize,
+}
+
+impl BmpConfig {
+    /// One that may be 16 MiB behind.
+    #[must_use]
+    pub fn new(station: SocketAddr) -> Self {
+        Self { station, waiting: 16 << 20 }
+    }
 }
 
 /// Where resources come from.
@@ -183,6 +202,7 @@ const KEYS: &[&str] = &[
     "store",
     "server",
     "speaker",
+    "bmp",
     "listen",
     "group",
     "log",
@@ -200,6 +220,7 @@ impl Config {
             store: StoreConfig::default(),
             server: None,
             speaker: SpeakerChoice::default(),
+            bmp: None,
             metrics: None,
             group: None,
             log: LogConfig::default(),
@@ -256,6 +277,9 @@ impl Config {
         }
         let speakers = &[("lasthop", SpeakerChoice::Lasthop), ("external", SpeakerChoice::External)];
         config.speaker = top.choice("speaker", speakers)?.unwrap_or_default();
+        if let Some(section) = top.section("bmp", &["station"])? {
+            config.bmp = Some(BmpConfig::new(section.required_socket("station")?));
+        }
         if let Some(section) = top.section("listen", &["metrics"])? {
             config.metrics = section.socket("metrics")?;
         }

@@ -16,6 +16,7 @@ mod liveness;
 pub mod protocol;
 mod serve;
 mod socket;
+mod station;
 mod suspect;
 mod watch;
 

@@ -183,6 +183,8 @@ pub enum Output {
     },
     /// Once after the start: all peers that can be reached have told us everything, or the time for it is over.
     LearnedInSync,
+    /// A BMP message for the monitoring station; only after [`Speaker::monitor`](crate::Speaker::monitor).
+    Monitor(Vec<u8>),
     /// The status of a peer changed in a way an operator would notice.
     PeerChanged {
         /// Its address.

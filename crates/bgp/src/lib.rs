@@ -7,6 +7,7 @@
 mod api;
 mod attributes;
 pub mod bfd;
+mod bmp;
 pub mod config;
 mod ended;
 mod mrt;
@@ -20,6 +21,7 @@ mod speaker;
 mod wire;
 
 pub use api::{Bytes, ConnId, Input, Origin, Output, Start, StopMode};
+pub use bmp::{BmpTable, Clock, initiation, termination};
 pub use ended::{EndedBy, Ending};
 pub use mrt::MrtDump;
 pub use reason::{Loss, NotAdvertised, Refusal};

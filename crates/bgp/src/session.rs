@@ -168,6 +168,10 @@ pub(crate) struct Connection {
     state: State,
     buffer: Vec<u8>,
     read: usize,
+    /// Where the last message that was read begins.
+    last: usize,
+    /// The peer's OPEN as it came.
+    their_open: Vec<u8>,
     /// Messages read since they were last counted.
     messages: u64,
 }
@@ -187,7 +191,22 @@ impl Connection {
             }
             local => (local, None),
         };
-        (Self { id, side, local, link, terms, state, buffer: Vec::new(), read: 0, messages: 0 }, open)
+        (
+            Self {
+                id,
+                side,
+                local,
+                link,
+                terms,
+                state,
+                buffer: Vec::new(),
+                read: 0,
+                last: 0,
+                their_open: Vec::new(),
+                messages: 0,
+            },
+            open,
+        )
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -254,12 +273,39 @@ impl Connection {
                 }
                 Err(error) => return Some(Event::Down(error.into())),
             };
+            if kind == MessageType::Open {
+                self.their_open = unread.get(..taken).unwrap_or_default().to_vec();
+            }
+            self.last = self.read;
             self.read += taken;
             self.messages += 1;
             let event = step(&mut self.state, &self.terms, (now, kind, body));
             if event.is_some() {
                 return event;
             }
+        }
+    }
+
+    /// The message that the last event came from, whole.
+    pub(crate) fn last_message(&self) -> &[u8] {
+        self.buffer.get(self.last..self.read).unwrap_or_default()
+    }
+
+    /// The OPEN that we sent.
+    pub(crate) fn our_open(&self) -> Vec<u8> {
+        self.terms.open().encode()
+    }
+
+    /// The peer's OPEN as it came.
+    pub(crate) fn their_open(&self) -> &[u8] {
+        &self.their_open
+    }
+
+    /// Our port and the peer's, as far as they are known: that of the end that was connected to.
+    pub(crate) fn ports(&self, listening: u16) -> (u16, u16) {
+        match self.side {
+            Side::Ours => (0, listening),
+            Side::Theirs => (listening, 0),
         }
     }
 

@@ -25,6 +25,7 @@ stateDirectory: state
 store: { server: '172.18.203.3:7470', ca: ca.pem, certificate: /c/cert.pem, key: /c/key.pem }
 server: { listen: '[::]:7470', ca: a, certificate: b, key: c }
 speaker: external
+bmp: { station: '172.18.203.9:11019' }
 listen: { metrics: '127.0.0.1:9091' }
 group: ops
 log: { format: json, level: debug }
@@ -48,6 +49,7 @@ log: { format: json, level: debug }
         },
         server: Some(ServerConfig { listen: "[::]:7470".parse().unwrap(), tls: tls("a", "b", "c") }),
         speaker: SpeakerChoice::External,
+        bmp: Some(BmpConfig::new("172.18.203.9:11019".parse().unwrap())),
         metrics: Some("127.0.0.1:9091".parse().unwrap()),
         group: Some("ops".into()),
         log: LogConfig { format: LogFormat::Json, level: LogLevel::Debug },

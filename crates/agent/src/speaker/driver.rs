@@ -12,8 +12,10 @@ use super::link::{Channels, Greeted, InSync, Link};
 use super::liveness::Liveness;
 use super::protocol::{Question, ToAgent, ToSpeaker};
 use super::socket::{self, Half, ListenTerms, Terms};
+use super::station::{Line, Station};
 use super::suspect::{self, Dropped};
 use super::watch::Watch;
+use crate::config::BmpConfig;
 use lasthop_bgp::bfd;
 use lasthop_bgp::config::{PeerConfig, SpeakerConfig};
 use lasthop_bgp::{ConnId, Input, Origin, Output, Speaker, Start, StopMode};
@@ -58,6 +60,8 @@ pub(super) enum Event {
     AgentDrained,
     /// A peer is heard by BFD, or no longer.
     Liveness { peer: IpAddr, state: bfd::State, diagnostic: bfd::Diagnostic },
+    /// The BMP station is there, or no longer.
+    Station(Option<Line>),
     /// The tables are in their file: so many octets, or why not.
     Dumped { id: u64, written: Result<u64, String> },
     /// All sockets have what was queued before a withdrawal was to be answered.
@@ -104,6 +108,7 @@ pub(super) struct Driver {
     liveness: Liveness,
     agent: Option<Link>,
     watch: Watch,
+    station: Option<Station>,
     dumps: Vec<Dump>,
     dump_at: Option<Instant>,
     learned: BTreeMap<Prefix, NextHops>,
@@ -136,6 +141,7 @@ impl Driver {
             liveness: Liveness::new(channels.signals.clone()),
             agent: None,
             watch: Watch::default(),
+            station: None,
             dumps: Vec::new(),
             dump_at: None,
             learned: BTreeMap::new(),
@@ -208,7 +214,8 @@ impl Driver {
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         let speaker = self.speaker.as_ref().and_then(Speaker::next_timeout);
         let link = self.agent.as_ref().and_then(Link::next_timeout);
-        [speaker, link, self.save_at, self.complete_at, self.watch.next_timeout(), self.dump_at]
+        let station = self.station.as_ref().and_then(Station::next_timeout);
+        [speaker, link, self.save_at, self.complete_at, self.watch.next_timeout(), self.dump_at, station]
             .into_iter()
             .flatten()
             .min()
@@ -282,6 +289,14 @@ impl Driver {
                 }
             }
             Event::AgentDrained => {}
+            Event::Station(line) => {
+                if let Some(station) = &mut self.station {
+                    match line {
+                        Some(line) => station.came(line, now, self.speaker.as_mut()),
+                        None => station.went(self.speaker.as_mut()),
+                    }
+                }
+            }
             Event::Dumped { id, written } => self.say_answer(id, written.map(|octets| octets.to_string())),
             Event::Liveness { peer, state, diagnostic } => {
                 self.input(now, Input::Liveness { peer, state, diagnostic });
@@ -396,7 +411,11 @@ impl Driver {
                 speaker.configure(now, config);
             }
             _ => {
-                self.speaker = Some(Speaker::new(config.clone(), Start::Cold, now));
+                let mut speaker = Speaker::new(config.clone(), Start::Cold, now);
+                if let Some(station) = &mut self.station {
+                    station.begin(&mut speaker, now);
+                }
+                self.speaker = Some(speaker);
                 self.intent = Some(Intent { speaker: config, peers: BTreeMap::new(), own: BTreeSet::new() });
             }
         }
@@ -519,6 +538,9 @@ impl Driver {
         for (id, answer) in self.watch.answers(now) {
             self.say_answer(id, Ok(answer));
         }
+        if let Some(station) = &mut self.station {
+            station.step(now, speaker);
+        }
         self.dumps.retain_mut(|dump| dump.step(speaker));
         self.dump_at = (!self.dumps.is_empty()).then(|| Dump::next_turn(now));
     }
@@ -567,6 +589,14 @@ impl Driver {
                         link.untold.insert(prefix);
                     }
                 }
+                Output::Monitor(message) => {
+                    if let Some(station) = &mut self.station
+                        && !station.tell(&message)
+                    {
+                        tracing::warn!("the BMP station does not read what it is told: cut off");
+                        station.went(Some(&mut speaker));
+                    }
+                }
                 Output::LearnedInSync => self.in_sync = InSync::Yes,
                 Output::PeerChanged { peer } => {
                     if let Some(status) = speaker.peer(peer).filter(|_| watched) {
@@ -606,6 +636,11 @@ impl Driver {
         self.dialling.insert(conn, task);
     }
 
+    /// Tells a BMP station of everything from now on.
+    pub(super) fn report_to(&mut self, bmp: BmpConfig, name: String) {
+        self.station = Some(Station::start(bmp, name, self.channels.signals.clone()));
+    }
+
     /// Ends all sessions, and waits until the peers have been told.
     pub(super) async fn stop(mut self, mode: StopMode) {
         if let Some(speaker) = &mut self.speaker {
@@ -621,6 +656,9 @@ impl Driver {
         let connections: Vec<Connection> = self.connections.drain().map(|(_, connection)| connection).collect();
         for connection in connections {
             self.closing.spawn(connection.close());
+        }
+        if let Some(station) = self.station.take() {
+            station.end().await;
         }
         if let Some(link) = self.agent.take() {
             link.refuse("the speaker ends".to_owned());

@@ -91,6 +91,9 @@ pub async fn run(config: &Config, on_stop: OnStop, stop: impl Future<Output = ()
     let (data, mut events) = mpsc::channel(EVENTS);
     let (signals, mut signalled) = mpsc::unbounded_channel();
     let mut driver = Driver::new(directory.join("bgp.intent"), Channels { data: data.clone(), signals });
+    if let Some(bmp) = config.bmp {
+        driver.report_to(bmp, config.node.to_string());
+    }
     let socket = config.speaker_socket();
     let listener = lasthop_store::local::listen(&socket, None).map_err(failed("cannot make the socket", &socket))?;
     let agents = tokio::spawn(greet_agents(listener, data.clone()));

@@ -4,6 +4,7 @@
 
 mod bfd;
 mod bird;
+mod bmp;
 mod daemon;
 mod frr;
 mod interop;

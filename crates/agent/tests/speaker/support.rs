@@ -1,7 +1,7 @@
 //! A speaker in a process of its own, in a namespace, and an agent that talks to it. The process is this test program
 //! again, run for the one ignored test `speaker_process`; so it can be killed like the real one.
 
-use lasthop_agent::config::Config;
+use lasthop_agent::config::{BmpConfig, Config};
 use lasthop_agent::speaker::protocol::ToSpeaker;
 use lasthop_agent::speaker::{Client, Event, OnStop, PeerState, Question, serve};
 use lasthop_bgp::config::{Drain, PeerConfig, SpeakerConfig};
@@ -29,6 +29,11 @@ pub(crate) fn speaker_process() {
         .init();
     let mut config = Config::new("speaker".parse().unwrap());
     config.run_directory = directory.into();
+    // Where there is a station to report to, its address is written beside.
+    if let Ok(station) = std::fs::read_to_string(config.run_directory.join("station")) {
+        let (station, waiting) = station.split_once(' ').unwrap();
+        config.bmp = Some(BmpConfig { station: station.parse().unwrap(), waiting: waiting.parse().unwrap() });
+    }
     let on_stop = if std::env::var_os(ON_STOP).is_some() { OnStop::Withdraw } else { OnStop::KeepRoutes };
     if let Err(error) = serve(&config, on_stop) {
         eprintln!("{error}");
@@ -53,6 +58,14 @@ impl Speaker {
         let directory = tempfile::tempdir().unwrap();
         let process = spawn(host, directory.path(), on_stop);
         Self { host: host.clone(), directory, on_stop, process }
+    }
+
+    /// One that reports to a BMP station, which may be so many octets behind.
+    pub(crate) fn start_reporting(host: &Host, station: &str, waiting: usize) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("station"), format!("{station} {waiting}")).unwrap();
+        let process = spawn(host, directory.path(), OnStop::Withdraw);
+        Self { host: host.clone(), directory, on_stop: OnStop::Withdraw, process }
     }
 
     pub(crate) fn socket(&self) -> PathBuf {

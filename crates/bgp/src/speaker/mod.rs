@@ -18,6 +18,7 @@ pub(crate) use tables::Row;
 
 use crate::api::{ConnId, Input, Origin, Output, Start, StopMode};
 use crate::attributes::{Attributes, Interned};
+use crate::bmp::Clock;
 use crate::config::{Effect, PeerConfig, SpeakerConfig};
 use crate::peer::{Dial, Peer, PeerId};
 use crate::rib::export::View;
@@ -51,6 +52,8 @@ pub struct Speaker {
     lagging: BTreeSet<PeerId>,
     restart: Restart,
     outputs: VecDeque<Output>,
+    /// Set while a monitoring station listens.
+    monitor: Option<Clock>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +83,7 @@ impl Speaker {
             path_ids: routes::PathNumbers::default(),
             lagging: BTreeSet::new(),
             outputs: VecDeque::new(),
+            monitor: None,
         }
     }
 

@@ -3,6 +3,7 @@
 use super::{Running, Speaker};
 use crate::api::{ConnId, Output};
 use crate::bfd;
+use crate::bmp;
 use crate::config::{Admin, LimitAction, PrefixLimit, RestartMode, Switch};
 use crate::ended::{self, Ending};
 use crate::peer::{Bar, Dial, Helping, Owed, Peer, PeerId, Retry};
@@ -207,6 +208,7 @@ impl Speaker {
             Event::Opened => self.collide(now, (id, conn)),
             Event::Established => self.up(now, (id, conn)),
             Event::Update(update) => {
+                self.monitor_update(now, (id, conn), &update);
                 self.learn(id, update);
                 self.check_limits(now, id);
             }
@@ -399,6 +401,7 @@ impl Speaker {
         let (address, reflect) = (peer.config.address, peer.config.reflect);
         self.table.sources.insert(id, Source { address, router_id: agreed.router_id, kind, reflect });
         tracing::info!(peer = %address, "session established");
+        self.monitor_up(now, id);
         self.peer_is_back(now, id, &agreed);
         self.regroup(now, id);
         self.lagging.insert(id);
@@ -428,6 +431,9 @@ impl Speaker {
             Down::Lost(_) => Some(Retry::Lost),
         };
         let lasted = gone.established_since().map(|since| now.duration_since(since));
+        if let Some(clock) = self.monitor.filter(|_| lasted.is_some()) {
+            self.outputs.push_back(Output::Monitor(bmp::peer_down(peer, (&gone, &down), clock.of(now))));
+        }
         if lasted.is_some() {
             peer.counters.lost += 1;
             *peer.endings.entry(Ending::of(&down)).or_default() += 1;

@@ -1,13 +1,19 @@
 //! The tables for those who copy them (MRT, BMP, recordings): prefix after prefix, in parts.
 
 use super::Speaker;
+use crate::api::{ConnId, Output};
 use crate::attributes::Attributes;
-use crate::peer::PeerId;
+use crate::bmp::{self, Clock, told_update};
+use crate::peer::{Peer, PeerId};
+use crate::session::Connection;
+use crate::wire::nlri::{Nlri, PathIds};
+use crate::wire::update::Update;
+use crate::wire::{Outcome, pack_withdraw};
 use lasthop_net::{Asn, Family, Prefix};
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::Bound;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Where paths come from.
 #[derive(Clone, Debug)]
@@ -76,5 +82,79 @@ impl Speaker {
             Row { prefix: *prefix, paths: own.chain(learned).collect() }
         };
         entries.map(row).collect()
+    }
+
+    /// Tells a monitoring station of sessions and routes from now on, as [`Output::Monitor`]; `None`: no longer.
+    /// To begin with it is told [`initiation`](crate::initiation) and a [`BmpTable`](crate::BmpTable).
+    pub fn monitor(&mut self, clock: Option<Clock>) {
+        self.monitor = clock;
+    }
+
+    /// A time on the speaker's clock as stations want it.
+    pub(crate) fn wall(&self, then: Instant) -> Duration {
+        self.monitor.map(|clock| clock.of(then)).unwrap_or_default()
+    }
+
+    /// The sessions that are up.
+    pub(crate) fn sessions(&self) -> impl Iterator<Item = (&Peer, &Connection)> {
+        self.peers.values().filter_map(|peer| Some((peer, peer.established()?)))
+    }
+
+    /// The session with a peer, if it is up.
+    pub(crate) fn session(&self, id: PeerId) -> Option<(&Peer, &Connection)> {
+        let peer = self.peers.get(&id)?;
+        Some((peer, peer.established()?))
+    }
+
+    /// What peers said of the next prefixes of a family after one, before any policy, each path in an UPDATE as it could
+    /// have come in its session; and the last of these prefixes, if there may be more.
+    pub(crate) fn told_rows(
+        &self,
+        family: Family,
+        after: Option<Prefix>,
+        most: usize,
+    ) -> (Vec<(PeerId, Vec<u8>)>, Option<Prefix>) {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let entries = self.table.entries.range((from, Bound::Unbounded));
+        let (mut told, mut last, mut seen) = (Vec::new(), None, 0);
+        for (prefix, entry) in entries.filter(|(prefix, _)| prefix.family() == family).take(most) {
+            seen += 1;
+            last = Some(*prefix);
+            for path in &entry.paths {
+                let Some((peer, connection)) = self.session(path.source) else { continue };
+                let nlri = Nlri { prefix: *prefix, id: path.id };
+                let attributes = peer.told.get(&nlri).unwrap_or(&path.attributes);
+                told.extend(told_update((attributes, nlri), connection).map(|update| (path.source, update)));
+            }
+        }
+        (told, last.filter(|_| seen == most))
+    }
+
+    /// Tells the station of a session that is up.
+    pub(super) fn monitor_up(&mut self, now: Instant, id: PeerId) {
+        let (Some(clock), Some((peer, connection))) = (self.monitor, self.session(id)) else { return };
+        let message = bmp::peer_up(peer, connection, clock.of(now));
+        self.outputs.push_back(Output::Monitor(message));
+    }
+
+    /// Tells the station of an UPDATE.
+    pub(super) fn monitor_update(&mut self, now: Instant, (id, conn): (PeerId, ConnId), update: &Update) {
+        let Some(clock) = self.monitor else { return };
+        let Some((peer, connection)) = self.session(id).filter(|(_, connection)| connection.id == conn) else { return };
+        let time = clock.of(now);
+        let updates = if update.problems.iter().any(|problem| problem.outcome == Outcome::TreatAsWithdraw) {
+            let of = |family: Family| {
+                let prefixes: Vec<Nlri> =
+                    update.withdrawn.iter().filter(|nlri| nlri.family() == family).copied().collect();
+                let ids = connection.agreed().is_some_and(|agreed| agreed.paths_in.contains(&family));
+                pack_withdraw((family, if ids { PathIds::Present } else { PathIds::Absent }), &prefixes)
+            };
+            Family::ALL.into_iter().flat_map(of).collect()
+        } else {
+            vec![connection.last_message().to_vec()]
+        };
+        let messages: Vec<Vec<u8>> =
+            updates.iter().map(|update| bmp::route_monitoring(peer, connection, (update, time))).collect();
+        self.outputs.extend(messages.into_iter().map(Output::Monitor));
     }
 }

@@ -254,7 +254,7 @@ impl Net {
                         node.lost.push(prefix);
                     }
                 }
-                Output::PeerChanged { .. } => {}
+                Output::PeerChanged { .. } | Output::Monitor(_) => {}
             }
         }
     }

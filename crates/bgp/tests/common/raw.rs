@@ -272,7 +272,7 @@ impl Bench {
                     assert_ne!(self.learned.insert(prefix, next_hops.clone()), Some(next_hops), "no change");
                 }
                 Output::LearnedInSync => self.in_sync += 1,
-                Output::PeerChanged { .. } => {}
+                Output::PeerChanged { .. } | Output::Monitor(_) => {}
             }
         }
     }
