@@ -237,7 +237,7 @@ impl PortRange {
 }
 
 /// A port that an endpoint gives a name.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NamedPort {
     /// Name.
     pub name: String,

@@ -11,7 +11,7 @@
 
 use lasthop_model::Labels;
 use lasthop_model::selector::{Requirement, Selector};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// A change of membership.
@@ -23,6 +23,9 @@ pub(crate) enum Move<S, I> {
     Left(S, I),
 }
 
+/// A number for a set of labels, while an item has it: to compare two of those costs nothing.
+type Number = u64;
+
 /// Selectors named by `S`, items named by `I`.
 #[derive(Debug)]
 pub(crate) struct Index<S, I> {
@@ -32,20 +35,23 @@ pub(crate) struct Index<S, I> {
     by_key: BTreeMap<String, BTreeSet<S>>,
     unrestricted: BTreeSet<S>,
     /// Distinct sets of labels.
-    sets: BTreeMap<Arc<Labels>, LabelSet<S, I>>,
+    sets: BTreeMap<Number, LabelSet<S, I>>,
+    numbers: HashMap<Arc<Labels>, Number>,
+    next: Number,
     /// Sets of labels by label.
-    sets_by_key: BTreeMap<String, BTreeMap<String, BTreeSet<Arc<Labels>>>>,
-    items: BTreeMap<I, Arc<Labels>>,
+    sets_by_key: BTreeMap<String, BTreeMap<String, BTreeSet<Number>>>,
+    items: BTreeMap<I, Number>,
 }
 
 #[derive(Debug)]
 struct Entry {
     selector: Selector,
-    matched: BTreeSet<Arc<Labels>>,
+    matched: BTreeSet<Number>,
 }
 
 #[derive(Debug)]
 struct LabelSet<S, I> {
+    labels: Arc<Labels>,
     items: BTreeSet<I>,
     selectors: BTreeSet<S>,
 }
@@ -58,6 +64,8 @@ impl<S, I> Default for Index<S, I> {
             by_key: BTreeMap::new(),
             unrestricted: BTreeSet::new(),
             sets: BTreeMap::new(),
+            numbers: HashMap::new(),
+            next: 0,
             sets_by_key: BTreeMap::new(),
             items: BTreeMap::new(),
         }
@@ -67,18 +75,17 @@ impl<S, I> Default for Index<S, I> {
 impl<S: Copy + Ord, I: Copy + Ord> Index<S, I> {
     /// Takes in an item, new or with other labels.
     pub(crate) fn put_item(&mut self, item: I, labels: &Labels) -> Vec<Move<S, I>> {
-        let before = self.items.get(&item).cloned();
-        if before.as_deref() == Some(labels) {
+        let number = self.number(labels);
+        let before = self.items.insert(item, number);
+        if before == Some(number) {
             return Vec::new();
         }
-        let shared = self.label_set(labels);
-        self.items.insert(item, shared.clone());
         let mut now = BTreeSet::new();
-        if let Some(set) = self.sets.get_mut(&shared) {
+        if let Some(set) = self.sets.get_mut(&number) {
             set.items.insert(item);
             now.clone_from(&set.selectors);
         }
-        let then = before.map(|labels| self.leave(&labels, item)).unwrap_or_default();
+        let then = before.map(|number| self.leave(number, item)).unwrap_or_default();
         let left = then.difference(&now).map(|&selector| Move::Left(selector, item));
         let joined = now.difference(&then).map(|&selector| Move::Joined(selector, item));
         left.chain(joined).collect()
@@ -86,33 +93,33 @@ impl<S: Copy + Ord, I: Copy + Ord> Index<S, I> {
 
     /// Forgets an item.
     pub(crate) fn remove_item(&mut self, item: I) -> Vec<Move<S, I>> {
-        let Some(labels) = self.items.remove(&item) else { return Vec::new() };
-        self.leave(&labels, item).into_iter().map(|selector| Move::Left(selector, item)).collect()
+        let Some(number) = self.items.remove(&item) else { return Vec::new() };
+        self.leave(number, item).into_iter().map(|selector| Move::Left(selector, item)).collect()
     }
 
     /// Takes in a selector and returns the items that it matches. One of this name that is there already is replaced.
     pub(crate) fn put_selector(&mut self, name: S, selector: Selector) -> BTreeSet<I> {
         self.remove_selector(name);
         let requirement = tightest(&selector);
-        let candidates: BTreeSet<Arc<Labels>> = match &requirement {
+        let candidates: BTreeSet<Number> = match &requirement {
             Some(Requirement::OneOf(key, values)) => {
                 let by_value = self.sets_by_key.get(key);
                 by_value
                     .into_iter()
                     .flat_map(|sets| values.iter().filter_map(|v| sets.get(v)))
                     .flatten()
-                    .cloned()
+                    .copied()
                     .collect()
             }
             Some(Requirement::Has(key)) => {
-                self.sets_by_key.get(key).into_iter().flat_map(|sets| sets.values()).flatten().cloned().collect()
+                self.sets_by_key.get(key).into_iter().flat_map(|sets| sets.values()).flatten().copied().collect()
             }
-            None => self.sets.keys().cloned().collect(),
+            None => self.sets.keys().copied().collect(),
         };
-        let matched: BTreeSet<_> = candidates.into_iter().filter(|labels| selector.matches(labels)).collect();
-        let mut items = BTreeSet::new();
-        for labels in &matched {
-            if let Some(set) = self.sets.get_mut(labels) {
+        let (mut matched, mut items) = (BTreeSet::new(), BTreeSet::new());
+        for number in candidates {
+            if let Some(set) = self.sets.get_mut(&number).filter(|set| selector.matches(&set.labels)) {
+                matched.insert(number);
                 set.selectors.insert(name);
                 items.extend(set.items.iter().copied());
             }
@@ -137,8 +144,8 @@ impl<S: Copy + Ord, I: Copy + Ord> Index<S, I> {
     /// Forgets a selector.
     pub(crate) fn remove_selector(&mut self, name: S) {
         let Some(entry) = self.selectors.remove(&name) else { return };
-        for labels in &entry.matched {
-            if let Some(set) = self.sets.get_mut(labels) {
+        for number in &entry.matched {
+            if let Some(set) = self.sets.get_mut(number) {
                 set.selectors.remove(&name);
             }
         }
@@ -156,57 +163,61 @@ impl<S: Copy + Ord, I: Copy + Ord> Index<S, I> {
     /// The items that a selector matches.
     pub(crate) fn items(&self, name: S) -> impl Iterator<Item = I> {
         let sets = self.selectors.get(&name).into_iter().flat_map(|entry| &entry.matched);
-        sets.filter_map(|labels| self.sets.get(labels)).flat_map(|set| set.items.iter().copied())
+        sets.filter_map(|number| self.sets.get(number)).flat_map(|set| set.items.iter().copied())
     }
 
     /// The selectors that match an item.
     pub(crate) fn selectors_of(&self, item: I) -> impl Iterator<Item = S> {
-        let set = self.items.get(&item).and_then(|labels| self.sets.get(labels));
+        let set = self.items.get(&item).and_then(|number| self.sets.get(number));
         set.into_iter().flat_map(|set| set.selectors.iter().copied())
     }
 
-    /// The shared copy of a set of labels; a new one is held against the selectors that may match it.
-    fn label_set(&mut self, labels: &Labels) -> Arc<Labels> {
-        if let Some((shared, _)) = self.sets.get_key_value(labels) {
-            return shared.clone();
+    /// The number of a set of labels; a new one is held against the selectors that may match it.
+    fn number(&mut self, labels: &Labels) -> Number {
+        if let Some(number) = self.numbers.get(labels) {
+            return *number;
         }
-        let shared = Arc::new(labels.clone());
+        let number = self.next;
+        self.next += 1;
         let mut candidates = self.unrestricted.clone();
         for (key, value) in labels {
             candidates.extend(self.by_key.get(key).into_iter().flatten());
             candidates.extend(self.by_value.get(&(key.clone(), value.clone())).into_iter().flatten());
             let sets = self.sets_by_key.entry(key.clone()).or_default();
-            sets.entry(value.clone()).or_default().insert(shared.clone());
+            sets.entry(value.clone()).or_default().insert(number);
         }
         let mut selectors = BTreeSet::new();
         for name in candidates {
             if let Some(entry) = self.selectors.get_mut(&name)
                 && entry.selector.matches(labels)
             {
-                entry.matched.insert(shared.clone());
+                entry.matched.insert(number);
                 selectors.insert(name);
             }
         }
-        self.sets.insert(shared.clone(), LabelSet { items: BTreeSet::new(), selectors });
-        shared
+        let labels = Arc::new(labels.clone());
+        self.numbers.insert(labels.clone(), number);
+        self.sets.insert(number, LabelSet { labels, items: BTreeSet::new(), selectors });
+        number
     }
 
     /// Takes an item out of a set of labels, and the set away if it was the last; returns the selectors that matched.
-    fn leave(&mut self, labels: &Arc<Labels>, item: I) -> BTreeSet<S> {
-        let Some(set) = self.sets.get_mut(labels) else { return BTreeSet::new() };
+    fn leave(&mut self, number: Number, item: I) -> BTreeSet<S> {
+        let Some(set) = self.sets.get_mut(&number) else { return BTreeSet::new() };
         set.items.remove(&item);
         if !set.items.is_empty() {
             return set.selectors.clone();
         }
-        let selectors = self.sets.remove(labels).map(|set| set.selectors).unwrap_or_default();
+        let Some(LabelSet { labels, selectors, .. }) = self.sets.remove(&number) else { return BTreeSet::new() };
+        self.numbers.remove(&labels);
         for name in &selectors {
             if let Some(entry) = self.selectors.get_mut(name) {
-                entry.matched.remove(labels);
+                entry.matched.remove(&number);
             }
         }
         for (key, value) in labels.iter() {
             if let Some(sets) = self.sets_by_key.get_mut(key) {
-                drop_from(sets, value, labels);
+                drop_from(sets, value, &number);
                 if sets.is_empty() {
                     self.sets_by_key.remove(key);
                 }
@@ -338,7 +349,7 @@ mod tests {
             }
             let names: Vec<u8> = items.keys().copied().collect();
             names.into_iter().for_each(|item| { index.remove_item(item); });
-            prop_assert!(index.sets.is_empty() && index.sets_by_key.is_empty());
+            prop_assert!(index.sets.is_empty() && index.sets_by_key.is_empty() && index.numbers.is_empty());
         }
     }
 }

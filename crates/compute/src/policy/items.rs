@@ -3,7 +3,8 @@
 use lasthop_model::policy::{HostEndpoint, NamedPort, NetworkSet};
 use lasthop_model::{EndpointKey, Key, Labels, WorkloadEndpoint};
 use lasthop_net::Prefix;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::hash::Hash;
 use std::sync::Arc;
 
 /// A number for an item, while it is known.
@@ -18,7 +19,7 @@ pub(crate) enum ItemName {
 }
 
 /// Where an item lives; shared by all that live there.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Home {
     pub(crate) namespace: Option<String>,
     pub(crate) service_account: Option<String>,
@@ -47,13 +48,13 @@ pub(crate) struct Items {
     free: Vec<ItemId>,
     by_namespace: BTreeMap<String, BTreeSet<ItemId>>,
     by_profile: BTreeMap<String, BTreeSet<ItemId>>,
-    homes: BTreeSet<Arc<Home>>,
-    labels: BTreeSet<Arc<Labels>>,
-    ports: BTreeSet<Arc<[NamedPort]>>,
+    homes: HashSet<Arc<Home>>,
+    labels: HashSet<Arc<Labels>>,
+    ports: HashSet<Arc<[NamedPort]>>,
 }
 
 /// The one copy of a value that many have. Values that nobody has any more go when the table has doubled since.
-fn shared<T: Ord + ?Sized>(table: &mut BTreeSet<Arc<T>>, value: Arc<T>) -> Arc<T> {
+fn shared<T: Eq + Hash + ?Sized>(table: &mut HashSet<Arc<T>>, value: Arc<T>) -> Arc<T> {
     if let Some(known) = table.get(&value) {
         return known.clone();
     }
