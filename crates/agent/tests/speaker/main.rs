@@ -7,6 +7,7 @@ mod bird;
 mod bmp;
 mod daemon;
 mod frr;
+mod hot;
 mod interop;
 mod line;
 mod load;
