@@ -210,7 +210,9 @@ pub(crate) fn told_update(
         attributes.next_hop = lasthop_net::scoped::link_of(hop).0.into();
     }
     let block = AttributeBlock::encode(&attributes, family, format);
-    pack_reach(&block, &[nlri]).pop()
+    let mut update = Vec::new();
+    let messages = pack_reach(&block, &[nlri], &mut update);
+    (messages > 0).then_some(update)
 }
 
 impl Speaker {

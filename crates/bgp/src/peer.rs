@@ -6,10 +6,11 @@ use crate::bfd;
 use crate::config::{Admin, ConnectMode, PeerConfig, Role};
 use crate::ended::Ending;
 use crate::report::{PeerCounters, PeerState};
+use crate::rib::group::Place;
 use crate::session::{Connection, Phase};
 use crate::wire::nlri::Nlri;
 use crate::wire::update::PeerKind;
-use lasthop_net::{Asn, Family, Prefix, scoped};
+use lasthop_net::{Asn, Family, Prefix, PrefixMap, scoped};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -61,12 +62,24 @@ pub(crate) enum Bar {
 pub(crate) struct Owed {
     /// Prefixes whose present state it has to be told.
     pub(crate) prefixes: BTreeSet<Nlri>,
+    /// It is told no changes as they come: it is owed those from this one on of the group's log.
+    pub(crate) since: Option<u64>,
+    /// It is owed the table, of each of these families what comes after the prefix. It is told changes meanwhile.
+    pub(crate) walks: BTreeMap<Family, Option<Prefix>>,
     /// Families whose refresh ends when all of it is sent (RFC 7313).
     pub(crate) refresh: BTreeSet<Family>,
     /// Families whose End-of-RIB has to follow.
     pub(crate) end_of_rib: BTreeSet<Family>,
     /// The driver's queue is full since then.
     pub(crate) congested: Option<Instant>,
+}
+
+impl Owed {
+    /// Where it is in the table of its group, if it is owed anything of that.
+    pub(crate) fn place(&self) -> Option<Place> {
+        let walk = || self.walks.iter().next().map(|(family, last)| Place::Walk(*family, *last));
+        self.since.map(Place::Log).or_else(walk)
+    }
 }
 
 #[derive(Debug)]
@@ -95,9 +108,7 @@ pub(crate) struct Peer {
     /// Whether a try to reach it failed since the start.
     pub(crate) unreachable: bool,
     /// Its prefixes in the Loc-RIB.
-    pub(crate) prefixes: BTreeSet<Prefix>,
-    /// How many of them are IPv6.
-    pub(crate) prefixes_v6: usize,
+    pub(crate) prefixes: PrefixMap<()>,
     /// What it told us where the import policy changed something.
     pub(crate) told: BTreeMap<Nlri, Arc<Attributes>>,
     pub(crate) refused: usize,
@@ -152,8 +163,7 @@ impl Peer {
             long_lived: BTreeMap::new(),
             end_of_rib: BTreeSet::new(),
             unreachable: false,
-            prefixes: BTreeSet::new(),
-            prefixes_v6: 0,
+            prefixes: PrefixMap::default(),
             told: BTreeMap::new(),
             refused: 0,
             stale: 0,
@@ -197,10 +207,7 @@ impl Peer {
 
     /// How many prefixes of a family it announces.
     pub(crate) fn count(&self, family: Family) -> usize {
-        match family {
-            Family::V4 => self.prefixes.len() - self.prefixes_v6,
-            Family::V6 => self.prefixes_v6,
-        }
+        self.prefixes.count(family)
     }
 
     pub(crate) fn established(&self) -> Option<&Connection> {

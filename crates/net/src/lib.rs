@@ -7,6 +7,7 @@ mod asn;
 mod link;
 mod next_hops;
 mod prefix;
+mod prefix_map;
 mod route;
 pub mod scoped;
 
@@ -14,4 +15,5 @@ pub use asn::{Asn, ParseAsnError};
 pub use link::{IfIndex, IfName, Mac, ParseIfNameError, ParseMacError};
 pub use next_hops::NextHops;
 pub use prefix::{Family, ParsePrefixError, Prefix};
+pub use prefix_map::PrefixMap;
 pub use route::{Metric, RouteProtocol, TableId};

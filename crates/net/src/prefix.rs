@@ -123,7 +123,7 @@ impl Prefix {
         Self { address, len: 0 }
     }
 
-    fn masked(address: IpAddr, len: u8) -> Self {
+    pub(crate) fn masked(address: IpAddr, len: u8) -> Self {
         let address = match address {
             IpAddr::V4(a) => {
                 let mask = u32::MAX.checked_shl(32 - u32::from(len)).unwrap_or(0);

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -33,7 +34,8 @@ const STALLED_AFTER: u64 = 100;
 pub(super) type Mark = Arc<dyn Send + Sync>;
 
 enum Item {
-    Bytes(Bytes),
+    /// From this one on.
+    Bytes(Bytes, usize),
     Mark(#[expect(dead_code, reason = "held until it is dropped")] Mark),
 }
 
@@ -49,6 +51,8 @@ pub(super) enum Queue {
 /// A running stream.
 pub(super) struct Connection {
     queue: mpsc::UnboundedSender<Item>,
+    /// Where to write to without the writer, while nothing is queued.
+    at_once: Option<Arc<TcpStream>>,
     fill: Arc<Fill>,
     writer: JoinHandle<()>,
     reader: JoinHandle<()>,
@@ -93,17 +97,29 @@ impl Connection {
                 }
             }
         });
-        Self { queue, fill, writer, reader }
+        Self { queue, at_once: None, fill, writer, reader }
+    }
+
+    /// The same, and what finds nothing queued before it is written at once: no task has to be woken for it.
+    pub(super) fn writing_at_once(self, stream: Arc<TcpStream>) -> Self {
+        Self { at_once: Some(stream), ..self }
     }
 
     /// Queues bytes.
     pub(super) fn send(&self, bytes: Bytes) -> Queue {
-        let length = bytes.len();
+        let mut written = 0;
+        if let Some(stream) = &self.at_once
+            && self.fill.bytes.load(Ordering::Acquire) == 0
+        {
+            // An error is found again by the writer.
+            written = stream.try_write(&bytes).unwrap_or(0);
+        }
+        let length = bytes.len() - written;
         if length == 0 {
             return Queue::Open;
         }
         // Without a writer the connection is as good as closed, and the reader is about to say so.
-        if self.queue.send(Item::Bytes(bytes)).is_err() {
+        if self.queue.send(Item::Bytes(bytes, written)).is_err() {
             return Queue::Open;
         }
         let before = self.fill.bytes.fetch_add(length, Ordering::AcqRel);
@@ -167,7 +183,7 @@ async fn write<W: AsyncWrite + Unpin>(
         }
         let slices: Vec<IoSlice<'_>> = waiting
             .iter()
-            .filter_map(|item| if let Item::Bytes(bytes) = item { Some(&bytes[..]) } else { None })
+            .filter_map(|item| if let Item::Bytes(bytes, from) = item { Some(&bytes[*from..]) } else { None })
             .enumerate()
             .map(|(i, bytes)| IoSlice::new(if i == 0 { &bytes[written..] } else { bytes }))
             .collect();
@@ -192,8 +208,8 @@ async fn write<W: AsyncWrite + Unpin>(
 fn advance(waiting: &mut VecDeque<Item>, mut written: usize) -> usize {
     while let Some(item) = waiting.front() {
         match item {
-            Item::Bytes(bytes) if bytes.len() > written => break,
-            Item::Bytes(bytes) => written -= bytes.len(),
+            Item::Bytes(bytes, from) if bytes.len() - from > written => break,
+            Item::Bytes(bytes, from) => written -= bytes.len() - from,
             Item::Mark(_) => {}
         }
         waiting.pop_front();

@@ -1,8 +1,8 @@
 //! The one task that owns the [`Speaker`]: events of sockets, clock and agent go in, its outputs are carried out.
 //!
 //! What the agent says becomes the intent, and the speaker is told only what differs from the intent before. The
-//! agent's silence changes nothing. Learned routes are kept here as last told by the speaker, so that a new agent
-//! hears them all.
+//! agent's silence changes nothing. Learned routes are asked of the speaker when they are told, so that a slow agent
+//! hears the last state only, and a new agent all.
 
 use super::answer::{self, Now};
 use super::connection::{Connection, Queue};
@@ -19,7 +19,7 @@ use crate::config::BmpConfig;
 use lasthop_bgp::bfd;
 use lasthop_bgp::config::{PeerConfig, SpeakerConfig};
 use lasthop_bgp::{ConnId, Input, Origin, Output, Speaker, Start, StopMode};
-use lasthop_net::{NextHops, Prefix};
+use lasthop_net::Prefix;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -36,7 +36,10 @@ const SAVE_AFTER: Duration = Duration::from_millis(50);
 const AGENT_LIMIT: Duration = Duration::from_secs(3);
 
 /// How much one read takes: some fifteen hundred routes, which the agent programs while we read the next.
-pub(super) const READ_SIZE: usize = 8 << 10;
+const READ_SIZE: usize = 8 << 10;
+
+/// How many reads are taken together at most.
+const MOST_READS: usize = 16;
 
 /// What tasks report.
 pub(super) enum Event {
@@ -111,7 +114,6 @@ pub(super) struct Driver {
     station: Option<Station>,
     dumps: Vec<Dump>,
     dump_at: Option<Instant>,
-    learned: BTreeMap<Prefix, NextHops>,
     in_sync: InSync,
     listening: Option<Listening>,
     /// Since [`Self::listen_terms`] was last asked.
@@ -144,7 +146,6 @@ impl Driver {
             station: None,
             dumps: Vec::new(),
             dump_at: None,
-            learned: BTreeMap::new(),
             in_sync: InSync::NotYet,
             listening: None,
             peers_changed: false,
@@ -208,6 +209,11 @@ impl Driver {
         if let (Some(link), Some(Listening { port, problem })) = (&self.agent, self.listening.clone()) {
             link.say(&ToAgent::Listening { port, problem });
         }
+    }
+
+    /// How many octets are taken before what they lead to is carried out, which costs a system call for every peer.
+    pub(super) fn batch(&self) -> usize {
+        READ_SIZE * self.connections.len().clamp(1, MOST_READS)
     }
 
     /// When [`Self::timeout`] is due.
@@ -358,10 +364,11 @@ impl Driver {
         self.sockets.insert(conn, (peer, Arc::downgrade(&stream), Dropped::read()));
         let reader = tokio::spawn(listen(conn, Arc::clone(&stream), self.channels.data.clone()));
         let signals = self.channels.signals.clone();
-        let connection = Connection::start(Half(stream), reader, move || {
+        let connection = Connection::start(Half(Arc::clone(&stream)), reader, move || {
             // The driver goes only with the process.
             let _ = signals.send(Event::Drained(conn));
         });
+        let connection = connection.writing_at_once(stream);
         self.connections.insert(conn, connection);
     }
 
@@ -371,7 +378,7 @@ impl Driver {
             former.refuse("another agent came".to_owned());
         }
         tracing::info!("the agent is here");
-        let untold = self.learned.keys().copied().collect();
+        let untold = self.speaker.iter().flat_map(Speaker::all_learned).collect();
         self.agent = Some(Link::new(greeted, self.channels.clone(), untold));
         self.say_listening();
     }
@@ -580,11 +587,6 @@ impl Driver {
                     if watched {
                         self.watch.learned(prefix, &next_hops);
                     }
-                    if next_hops.is_empty() {
-                        self.learned.remove(&prefix);
-                    } else {
-                        self.learned.insert(prefix, next_hops);
-                    }
                     if let Some(link) = &mut self.agent {
                         link.untold.insert(prefix);
                     }
@@ -614,7 +616,7 @@ impl Driver {
             states = Some(answer::states(&speaker, (Now::read(), &|peer| self.suspicion(peer))));
         }
         if let Some(link) = &mut self.agent {
-            link.tell(&self.learned, self.in_sync);
+            link.tell(|prefix| speaker.learned(prefix), self.in_sync);
             if let Some(states) = states {
                 link.tell_peers(states);
             }
@@ -643,6 +645,9 @@ impl Driver {
 
     /// Ends all sessions, and waits until the peers have been told.
     pub(super) async fn stop(mut self, mode: StopMode) {
+        // What the sessions' end takes away is no news for the agent: the kernel keeps it.
+        self.carry_out();
+        let agent = self.agent.take();
         if let Some(speaker) = &mut self.speaker {
             speaker.stop(Instant::now(), mode);
         }
@@ -660,7 +665,7 @@ impl Driver {
         if let Some(station) = self.station.take() {
             station.end().await;
         }
-        if let Some(link) = self.agent.take() {
+        if let Some(link) = agent {
             link.refuse("the speaker ends".to_owned());
         }
         while self.closing.join_next().await.is_some() {}

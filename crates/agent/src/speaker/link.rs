@@ -91,13 +91,13 @@ impl Link {
     }
 
     /// Tells what is untold, as far as the agent keeps up.
-    pub(super) fn tell(&mut self, learned: &BTreeMap<Prefix, NextHops>, in_sync: InSync) {
+    pub(super) fn tell(&mut self, learned: impl Fn(Prefix) -> NextHops, in_sync: InSync) {
         while !self.untold.is_empty() && self.connection.has_room() {
             let mut routes: Vec<LearnedRoute> = Vec::new();
             while routes.len() < ROUTES_PER_FRAME
                 && let Some(prefix) = self.untold.pop_first()
             {
-                routes.push((prefix, learned.get(&prefix).cloned().unwrap_or_default()));
+                routes.push((prefix, learned(prefix)));
             }
             self.say(&ToAgent::Learned(routes));
         }

@@ -1,6 +1,6 @@
 //! `lasthop bgp`: the process around the [`Driver`](super::driver::Driver): runtime, sockets to listen on, signals.
 
-use super::driver::{Driver, Event, Listening, READ_SIZE};
+use super::driver::{Driver, Event, Listening};
 use super::link::{self, Channels};
 use super::socket::{self, ListenTerms};
 use crate::config::Config;
@@ -123,7 +123,7 @@ pub async fn run(config: &Config, on_stop: OnStop, stop: impl Future<Output = ()
             received += event.size();
             driver.handle(event);
             // The agent works on what it is told by now, while we go on.
-            if received >= READ_SIZE {
+            if received >= driver.batch() {
                 break;
             }
         }

@@ -5,5 +5,6 @@
 
 pub(crate) mod decision;
 pub(crate) mod export;
+mod few;
 pub(crate) mod group;
 pub(crate) mod table;

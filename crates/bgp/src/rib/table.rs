@@ -1,12 +1,13 @@
 //! Loc-RIB and all Adj-RIBs-In in one: for each prefix its own route, if any, and every learned path.
 
 use super::decision::choose;
+use super::few::Few;
 use crate::attributes::Attributes;
 use crate::config::ReflectMode;
 use crate::peer::PeerId;
 use crate::reason::Refusal;
 use crate::wire::update::PeerKind;
-use lasthop_net::{NextHops, Prefix};
+use lasthop_net::{NextHops, Prefix, PrefixMap};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -42,7 +43,7 @@ pub(crate) struct Path {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Entry {
     pub(crate) own: Option<Arc<Attributes>>,
-    pub(crate) paths: Vec<Path>,
+    pub(crate) paths: Few<Path>,
 }
 
 impl Entry {
@@ -56,7 +57,7 @@ pub(crate) type Sources = BTreeMap<PeerId, Source>;
 
 #[derive(Debug, Default)]
 pub(crate) struct Table {
-    pub(crate) entries: BTreeMap<Prefix, Entry>,
+    pub(crate) entries: PrefixMap<Entry>,
     pub(crate) sources: Sources,
 }
 
@@ -82,17 +83,17 @@ impl Outcome {
 
 impl Table {
     pub(crate) fn outcome(&self, prefix: Prefix) -> Outcome {
-        self.entries.get(&prefix).map(|entry| outcome(entry, &self.sources)).unwrap_or_default()
+        self.entries.get(prefix).map(|entry| outcome(entry, &self.sources)).unwrap_or_default()
     }
 
     /// Changes one prefix; what was the outcome before and after.
     pub(crate) fn change(&mut self, prefix: Prefix, change: impl FnOnce(&mut Entry)) -> (Outcome, Outcome) {
-        let entry = self.entries.entry(prefix).or_default();
+        let entry = self.entries.get_or_default(prefix);
         let before = outcome(entry, &self.sources);
         change(entry);
         let after = outcome(entry, &self.sources);
         if entry.is_empty() {
-            self.entries.remove(&prefix);
+            self.entries.remove(prefix);
         }
         (before, after)
     }
@@ -101,7 +102,7 @@ impl Table {
 /// The own route and the usable learned paths, best first, as many as asked for.
 pub(crate) fn ranked(entry: &Entry, sources: &Sources, most: usize) -> Vec<(Arc<Attributes>, PeerId, u32)> {
     let own = entry.own.iter().map(|own| (Arc::clone(own), PeerId::LOCAL, 0));
-    let mut left = entry.paths.clone();
+    let mut left = entry.paths.to_vec();
     let learned = std::iter::from_fn(|| {
         let place = choose(&left, |id| sources.get(&id), |_, _| {}).best?;
         let best = left.swap_remove(place);

@@ -10,12 +10,11 @@ use crate::report::{
 };
 use crate::rib::decision::choose;
 use crate::rib::export::export;
-use crate::rib::table::{Entry, Freshness, Path};
+use crate::rib::table::{Entry, Freshness, Path, outcome};
 use crate::session::Agreed;
 use crate::wire::AsnWidth;
-use crate::wire::nlri::Nlri;
 use crate::wire::update::PeerKind;
-use lasthop_net::Prefix;
+use lasthop_net::{NextHops, Prefix};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -96,9 +95,9 @@ impl Speaker {
     /// All paths, or those to one prefix; of one prefix the best first.
     #[must_use]
     pub fn paths(&self, filter: Option<Prefix>) -> Vec<PathReport> {
-        let reports = |(prefix, entry): (&Prefix, &Entry)| self.entry_paths(*prefix, entry);
+        let reports = |(prefix, entry): (Prefix, &Entry)| self.entry_paths(prefix, entry);
         match filter {
-            Some(prefix) => self.table.entries.get_key_value(&prefix).map(reports).unwrap_or_default(),
+            Some(prefix) => self.table.entries.get(prefix).map(|entry| reports((prefix, entry))).unwrap_or_default(),
             None => self.table.entries.iter().flat_map(reports).collect(),
         }
     }
@@ -163,6 +162,20 @@ impl Speaker {
         }
     }
 
+    /// The best learned paths to a prefix, as last told by [`Output::Learned`](crate::Output::Learned).
+    #[must_use]
+    pub fn learned(&self, prefix: Prefix) -> NextHops {
+        if self.restart.is_deferring() { NextHops::default() } else { self.table.outcome(prefix).next_hops }
+    }
+
+    /// Every prefix that [`Speaker::learned`] has next hops for.
+    pub fn all_learned(&self) -> impl Iterator<Item = Prefix> + '_ {
+        let told = !self.restart.is_deferring();
+        let entries = self.table.entries.iter().filter(move |_| told);
+        let learned = entries.filter(|(_, entry)| !outcome(entry, &self.table.sources).next_hops.is_empty());
+        learned.map(|(prefix, _)| prefix)
+    }
+
     /// Everything about one prefix.
     #[must_use]
     pub fn why(&self, prefix: Prefix) -> WhyReport {
@@ -199,13 +212,11 @@ impl Speaker {
         if group.holds_back(from) {
             return Err(NotAdvertised::Deferred);
         }
-        let shown = group.table().range(Nlri { prefix, id: 0 }..=Nlri { prefix, id: u32::MAX }).next();
+        let (shown, lags) = (group.shows(prefix), peer.owed.place().is_some() || !peer.owed.prefixes.is_empty());
         match shown {
-            None => Err(NotAdvertised::TooLong),
-            Some((nlri, _)) if peer.owed.congested.is_some() && peer.owed.prefixes.contains(nlri) => {
-                Err(NotAdvertised::Queued)
-            }
-            Some(_) => Ok(sent.next_hop),
+            false => Err(NotAdvertised::TooLong),
+            true if peer.owed.congested.is_some() && lags => Err(NotAdvertised::Queued),
+            true => Ok(sent.next_hop),
         }
     }
 }

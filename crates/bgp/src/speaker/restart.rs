@@ -174,7 +174,7 @@ impl Speaker {
                 group.hold = Hold::Nothing;
             }
         }
-        let all: Vec<Prefix> = self.table.entries.keys().copied().collect();
+        let all: Vec<Prefix> = self.table.entries.keys().collect();
         all.into_iter().for_each(|prefix| self.announce_again(prefix));
         self.release_end_of_rib();
     }
@@ -189,10 +189,10 @@ impl Speaker {
 
     /// Hands the agent everything that was held back.
     fn hand_on_learned(&mut self) {
-        for (prefix, entry) in &self.table.entries {
+        for (prefix, entry) in self.table.entries.iter() {
             let next_hops = outcome(entry, &self.table.sources).next_hops;
             if !next_hops.is_empty() {
-                self.outputs.push_back(Output::Learned { prefix: *prefix, next_hops });
+                self.outputs.push_back(Output::Learned { prefix, next_hops });
             }
         }
     }
@@ -308,7 +308,7 @@ impl Speaker {
     /// RFC 9494 section 4.3: what is stale of these families is kept on as the last choice, and says so.
     fn live_long(&mut self, id: PeerId, until: BTreeMap<Family, Instant>) {
         let Some(peer) = self.peers.get_mut(&id).filter(|_| !until.is_empty()) else { return };
-        let prefixes: Vec<Prefix> = peer.prefixes.iter().copied().collect();
+        let prefixes: Vec<Prefix> = peer.prefixes.keys().collect();
         peer.helping = Helping::LongLived(until);
         for prefix in prefixes {
             for path in self.paths_of(id, prefix).into_iter().filter(|path| path.freshness == Freshness::Stale) {

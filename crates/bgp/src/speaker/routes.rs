@@ -2,25 +2,25 @@
 //! paths, times the update groups.
 
 use super::{Running, Speaker};
-use crate::api::{Bytes, Output};
+use crate::api::{ConnId, Output};
 use crate::attributes::{Attributes, GRACEFUL_SHUTDOWN};
 use crate::config::{Role, Switch};
-use crate::peer::PeerId;
+use crate::peer::{Peer, PeerId};
 use crate::policy::Blocked;
 use crate::reason::Refusal;
 use crate::rib::export::{Kind, View};
-use crate::rib::group::{Advert, Group, Hold, To};
+use crate::rib::group::{Advert, Group, Hold, Packed, Place};
 use crate::rib::table::{Entry, Freshness, Outcome, Path, Table, ranked};
 use crate::wire::nlri::{Nlri, PathIds};
 use crate::wire::update::{PeerKind, Update};
-use crate::wire::{self, AttributeBlock, Format, MAX_EXTENDED_LEN, MAX_LEN, Refresh, end_of_rib, route_refresh};
+use crate::wire::{self, Format, MAX_EXTENDED_LEN, MAX_LEN, Refresh, end_of_rib, route_refresh};
 use lasthop_net::{Asn, Family, Prefix, scoped};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Prefixes a lagging peer is served at once: the driver can say in between that it is enough.
+/// Prefixes that one peer alone is owed and is told at once: the driver can say in between that it is enough.
 const CHUNK: usize = 2048;
 
 /// A peer that began to tell us everything again has this long to end (RFC 7313 section 4).
@@ -146,9 +146,8 @@ impl Speaker {
             others = entry.paths.iter().any(|path| path.source == id && path.id != nlri.id);
             old = match (known, path) {
                 (Some(place), Some(new)) => entry.paths.get_mut(place).map(|path| std::mem::replace(path, new)),
-                (Some(place), None) => Some(entry.paths.swap_remove(place)),
+                (Some(place), None) => entry.paths.swap_remove(place),
                 (None, Some(new)) => {
-                    entry.paths.reserve_exact(1);
                     entry.paths.push(new);
                     None
                 }
@@ -160,12 +159,10 @@ impl Speaker {
         peer.stale += usize::from(stale);
         match (&old, there) {
             (None, true) if !others => {
-                peer.prefixes.insert(prefix);
-                peer.prefixes_v6 += usize::from(prefix.family() == Family::V6);
+                peer.prefixes.get_or_default(prefix);
             }
             (Some(_), false) if !others => {
-                peer.prefixes.remove(&prefix);
-                peer.prefixes_v6 -= usize::from(prefix.family() == Family::V6);
+                peer.prefixes.remove(prefix);
             }
             _ => {}
         }
@@ -196,10 +193,8 @@ impl Speaker {
         let cluster_id = self.cluster_id();
         for group in self.groups.values_mut().filter(|group| group.view.most(prefix.family()).is_none()) {
             let advert = outcome.best.as_ref().filter(|(_, from)| !group.holds_back(*from)).cloned();
-            let advert = advert.and_then(|best| {
-                let block = group.block(&best, prefix, (&self.table.sources, cluster_id)).ok()?;
-                Some(Advert { block, from: best.1 })
-            });
+            let advert =
+                advert.and_then(|best| group.advert(&best, prefix.into(), (&self.table.sources, cluster_id)).ok());
             group.set(prefix.into(), advert);
         }
     }
@@ -227,7 +222,7 @@ impl Speaker {
         for id in all {
             self.judge_again(id);
         }
-        let own: Vec<Prefix> = self.table.entries.keys().copied().collect();
+        let own: Vec<Prefix> = self.table.entries.keys().collect();
         own.into_iter().for_each(|prefix| self.announce_again(prefix));
     }
 
@@ -238,7 +233,7 @@ impl Speaker {
         if let Some(source) = self.table.sources.get_mut(&id) {
             source.reflect = peer.config.reflect;
         }
-        let prefixes: Vec<Prefix> = peer.prefixes.iter().copied().collect();
+        let prefixes: Vec<Prefix> = peer.prefixes.keys().collect();
         for prefix in prefixes {
             for path in self.paths_of(id, prefix) {
                 let nlri = Nlri { prefix, id: path.id };
@@ -262,7 +257,7 @@ impl Speaker {
 
     /// The paths of one peer to one prefix.
     pub(super) fn paths_of(&self, id: PeerId, prefix: Prefix) -> Vec<Path> {
-        let paths = self.table.entries.get(&prefix).map(|entry| entry.paths.as_slice()).unwrap_or_default();
+        let paths = self.table.entries.get(prefix).map(|entry| &entry.paths[..]).unwrap_or_default();
         paths.iter().filter(|path| path.source == id).cloned().collect()
     }
 
@@ -270,10 +265,10 @@ impl Speaker {
     pub(super) fn drop_where(&mut self, id: PeerId, drop: impl Fn(Family, Freshness) -> bool) {
         let Some(peer) = self.peers.get(&id) else { return };
         let mut gone = Vec::new();
-        for prefix in &peer.prefixes {
-            let paths = self.table.entries.get(prefix).map(|entry| entry.paths.as_slice()).unwrap_or_default();
+        for prefix in peer.prefixes.keys() {
+            let paths = self.table.entries.get(prefix).map(|entry| &entry.paths[..]).unwrap_or_default();
             let goes = |path: &&Path| path.source == id && drop(prefix.family(), path.freshness);
-            gone.extend(paths.iter().filter(goes).map(|path| Nlri { prefix: *prefix, id: path.id }));
+            gone.extend(paths.iter().filter(goes).map(|path| Nlri { prefix, id: path.id }));
         }
         for nlri in gone {
             self.put(id, nlri, None);
@@ -284,8 +279,8 @@ impl Speaker {
     pub(super) fn mark_stale(&mut self, id: PeerId) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.stale = 0;
-        for prefix in &peer.prefixes {
-            let paths = self.table.entries.get_mut(prefix).map(|entry| entry.paths.as_mut_slice()).unwrap_or_default();
+        for prefix in peer.prefixes.keys() {
+            let paths = self.table.entries.get_mut(prefix).map(|entry| &mut entry.paths[..]).unwrap_or_default();
             for path in paths.iter_mut().filter(|path| path.source == id) {
                 path.freshness = Freshness::Stale;
                 peer.stale += 1;
@@ -347,20 +342,40 @@ impl Speaker {
         }
         // What its old group was about to tell it would be lost.
         self.flush_groups();
-        let shown = self.leave_group(id);
+        let shown = self.shown_to(id);
+        self.owe_logged(id);
+        self.leave_group(id);
         self.join(id, view);
-        let Some(group) = self.group_of(id) else { return };
-        // Only what differs from what it was shown before is sent.
-        let now = |prefix: &Nlri| group.table().get(prefix).filter(|advert| advert.from != id);
-        let gone = shown.keys().filter(|prefix| now(prefix).is_none());
-        let new = group.table().iter().filter(|(prefix, advert)| {
-            advert.from != id && shown.get(prefix).is_none_or(|block| *block != advert.block)
-        });
-        let owed: Vec<Nlri> = gone.chain(new.map(|(prefix, _)| prefix)).copied().collect();
-        if let Some(peer) = self.peers.get_mut(&id) {
-            peer.owed.prefixes.extend(owed);
+        let Some(group) = self.groups.values().find(|group| group.members.contains(&id)) else { return };
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        match shown {
+            None => peer.owed.walks = Family::ALL.map(|family| (family, None)).into(),
+            // Only what differs from what it was shown before is sent.
+            Some(shown) => {
+                let gone = shown.keys().filter(|nlri| group.shown_as(**nlri, id).is_none()).copied();
+                let differs = |nlri: &Nlri, advert: &Advert| {
+                    advert.from != id && shown.get(nlri).is_none_or(|old| old.block != advert.block)
+                };
+                let new = group.table().filter(|(nlri, advert)| differs(nlri, advert)).map(|(nlri, _)| nlri);
+                peer.owed.prefixes.extend(gone.chain(new));
+            }
         }
         self.lagging.insert(id);
+    }
+
+    /// What a member of a group is shown there.
+    fn shown_to(&self, id: PeerId) -> Option<BTreeMap<Nlri, Arc<Advert>>> {
+        let shown = self.group_of(id)?.table().filter(|(_, advert)| advert.from != id);
+        Some(shown.map(|(nlri, advert)| (nlri, Arc::clone(advert))).collect())
+    }
+
+    /// Notes what a peer is owed of its group's log, which does not go with it to another group.
+    fn owe_logged(&mut self, id: PeerId) {
+        let group = self.groups.values().find(|group| group.members.contains(&id));
+        let (Some(group), Some(peer)) = (group, self.peers.get_mut(&id)) else { return };
+        if let Some(since) = peer.owed.since.take() {
+            peer.owed.prefixes.extend(group.logged_from(since));
+        }
     }
 
     fn join(&mut self, id: PeerId, view: View) {
@@ -370,15 +385,15 @@ impl Speaker {
             return;
         }
         let mut group = Group::new(view.clone(), self.restart.hold());
-        for (prefix, entry) in &self.table.entries {
+        for (prefix, entry) in self.table.entries.iter() {
             if let Some(most) = view.most(prefix.family()) {
-                show_paths(&mut group, (&self.table, &mut self.path_ids), (*prefix, most, cluster_id));
+                show_paths(&mut group, (&self.table, &mut self.path_ids), (prefix, most, cluster_id));
                 continue;
             }
             let outcome = crate::rib::table::outcome(entry, &self.table.sources);
             let Some(best) = outcome.best.filter(|(_, from)| !group.holds_back(*from)) else { continue };
-            if let Ok(block) = group.block(&best, *prefix, (&self.table.sources, cluster_id)) {
-                group.set((*prefix).into(), Some(Advert { block, from: best.1 }));
+            if let Ok(advert) = group.advert(&best, prefix.into(), (&self.table.sources, cluster_id)) {
+                group.set(prefix.into(), Some(advert));
             }
         }
         // Nobody is in it yet to be told.
@@ -387,28 +402,22 @@ impl Speaker {
         self.groups.insert(view, group);
     }
 
-    /// Takes a peer out of its group; what it was shown there.
-    pub(super) fn leave_group(&mut self, id: PeerId) -> BTreeMap<Nlri, Arc<AttributeBlock>> {
+    /// Takes a peer out of its group.
+    pub(super) fn leave_group(&mut self, id: PeerId) {
         self.lagging.remove(&id);
-        let Some(view) = self.group_of(id).map(|group| group.view.clone()) else { return BTreeMap::new() };
-        let Some(group) = self.groups.get_mut(&view) else { return BTreeMap::new() };
-        let shown = group.table().iter().filter(|(_, advert)| advert.from != id);
-        let shown = shown.map(|(prefix, advert)| (*prefix, Arc::clone(&advert.block))).collect();
+        let Some(view) = self.group_of(id).map(|group| group.view.clone()) else { return };
+        let Some(group) = self.groups.get_mut(&view) else { return };
         group.members.remove(&id);
         if group.members.is_empty() {
             self.groups.remove(&view);
         }
-        shown
     }
 
     /// RFC 2918 section 4: everything again, without withdrawals.
     pub(super) fn refresh(&mut self, id: PeerId, family: Family) {
         self.flush_groups();
-        let Some(prefixes) = self.group_of(id).map(|group| group.prefixes_for(id, family).collect::<Vec<_>>()) else {
-            return;
-        };
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        peer.owed.prefixes.extend(prefixes);
+        peer.owed.walks.insert(family, None);
         self.lagging.insert(id);
         let connection = peer.established().and_then(|connection| Some((connection.id, connection.agreed()?)));
         if let Some((conn, _)) = connection.filter(|(_, agreed)| agreed.enhanced_refresh) {
@@ -421,8 +430,8 @@ impl Speaker {
     /// RFC 7313 section 4: what the peer does not say again until it is through is gone.
     pub(super) fn refresh_begins(&mut self, now: std::time::Instant, id: PeerId, family: Family) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        for prefix in peer.prefixes.iter().filter(|prefix| prefix.family() == family) {
-            let paths = self.table.entries.get_mut(prefix).map(|entry| entry.paths.as_mut_slice()).unwrap_or_default();
+        for prefix in peer.prefixes.keys().filter(|prefix| prefix.family() == family) {
+            let paths = self.table.entries.get_mut(prefix).map(|entry| &mut entry.paths[..]).unwrap_or_default();
             for path in paths.iter_mut().filter(|path| path.source == id && path.freshness == Freshness::Fresh) {
                 path.freshness = Freshness::Stale;
                 peer.stale += 1;
@@ -442,33 +451,39 @@ impl Speaker {
     pub(super) fn flush(&mut self) {
         self.flush_groups();
         let lagging: Vec<PeerId> = self.lagging.iter().copied().collect();
-        for id in lagging {
-            self.serve(id);
+        for id in &lagging {
+            self.serve(*id);
+        }
+        let lags = |peer: &Peer| peer.owed.place().is_some();
+        if !lagging.is_empty() && self.lagging.is_empty() && !self.peers.values().any(lags) {
+            self.groups.values_mut().for_each(Group::forget_chunks);
         }
     }
 
     /// Sends what changed to all who keep up; for the others it is noted.
     fn flush_groups(&mut self) {
         for group in self.groups.values_mut().filter(|group| group.has_changes()) {
-            let mut keeping_up = Vec::new();
+            let (mut keeping_up, mut oldest) = (Vec::new(), None);
             for id in &group.members {
                 let Some(peer) = self.peers.get_mut(id) else { continue };
-                let behind = peer.owed.congested.is_some() || !peer.owed.prefixes.is_empty();
-                match peer.established().map(|connection| connection.id) {
-                    Some(_) if behind => peer.owed.prefixes.extend(group.changed_prefixes()),
-                    Some(conn) => keeping_up.push((*id, conn)),
-                    None => {}
+                let Some(conn) = peer.established().map(|connection| connection.id) else { continue };
+                let owed = &mut peer.owed;
+                if owed.congested.is_some() || owed.since.is_some() || !owed.prefixes.is_empty() {
+                    let since = *owed.since.get_or_insert(group.log_end());
+                    oldest = Some(oldest.map_or(since, |oldest: u64| oldest.min(since)));
+                } else {
+                    keeping_up.push((*id, conn));
                 }
             }
-            for (to, messages) in group.flush() {
-                let concerned = |id: PeerId| match to {
-                    To::AllBut(other) => id != other,
-                    To::Only(only) => id == only,
-                };
-                for (id, conn) in keeping_up.iter().filter(|(id, _)| concerned(*id)) {
-                    send(&mut self.outputs, *conn, &messages);
+            match oldest {
+                Some(oldest) => group.note_changes(oldest),
+                None => group.forget_log(),
+            }
+            for packed in group.flush() {
+                for (id, conn) in keeping_up.iter().filter(|(id, _)| packed.to.concerns(*id)) {
+                    self.outputs.push_back(Output::Send { conn: *conn, bytes: packed.bytes.clone() });
                     if let Some(peer) = self.peers.get_mut(id) {
-                        peer.counters.updates_out += messages.len() as u64;
+                        peer.counters.updates_out += packed.count;
                     }
                 }
             }
@@ -477,7 +492,7 @@ impl Speaker {
 
     /// Sends a lagging peer the next part of what it is owed, and End-of-RIB when that is all (RFC 4724 section 4.1).
     fn serve(&mut self, id: PeerId) {
-        let group = self.groups.values().find(|group| group.members.contains(&id));
+        let group = self.groups.values_mut().find(|group| group.members.contains(&id));
         let (Some(group), Some(peer)) = (group, self.peers.get_mut(&id)) else {
             self.lagging.remove(&id);
             return;
@@ -488,11 +503,26 @@ impl Speaker {
             self.lagging.remove(&id);
             return;
         }
-        let owed = &mut peer.owed.prefixes;
-        let messages = group.catch_up(id, std::iter::from_fn(|| owed.pop_first()).take(CHUNK));
-        peer.counters.updates_out += messages.len() as u64;
-        send(&mut self.outputs, conn, &messages);
-        if !peer.owed.prefixes.is_empty() {
+        let owed = &mut peer.owed;
+        if !owed.prefixes.is_empty() {
+            let next = std::iter::from_fn(|| owed.prefixes.pop_first()).take(CHUNK);
+            let messages = group.catch_up(id, next);
+            send(&mut self.outputs, (id, conn), &messages, &mut peer.counters.updates_out);
+        } else if let Some(place) = owed.place() {
+            let chunk = group.chunk(place);
+            match (place, chunk.next) {
+                (Place::Log(_), Some(Place::Log(next))) => owed.since = Some(next),
+                (Place::Log(_), _) => owed.since = None,
+                (Place::Walk(family, _), Some(Place::Walk(_, last))) => {
+                    owed.walks.insert(family, last);
+                }
+                (Place::Walk(family, _), _) => {
+                    owed.walks.remove(&family);
+                }
+            }
+            send(&mut self.outputs, (id, conn), &chunk.messages, &mut peer.counters.updates_out);
+        }
+        if !peer.owed.prefixes.is_empty() || peer.owed.place().is_some() {
             return;
         }
         self.lagging.remove(&id);
@@ -541,14 +571,15 @@ fn show_paths(
     (table, ids): (&Table, &mut PathNumbers),
     (prefix, most, cluster_id): (Prefix, usize, std::net::Ipv4Addr),
 ) {
-    let ranked = table.entries.get(&prefix).map(|entry| ranked(entry, &table.sources, most)).unwrap_or_default();
+    let ranked = table.entries.get(prefix).map(|entry| ranked(entry, &table.sources, most)).unwrap_or_default();
     let mut adverts = BTreeMap::new();
     for (attributes, from, theirs) in ranked {
         if group.holds_back(from) {
             continue;
         }
-        if let Ok(block) = group.block(&(attributes, from), prefix, (&table.sources, cluster_id)) {
-            adverts.insert(ids.of(from, theirs), Advert { block, from });
+        let id = ids.of(from, theirs);
+        if let Ok(advert) = group.advert(&(attributes, from), Nlri { prefix, id }, (&table.sources, cluster_id)) {
+            adverts.insert(id, advert);
         }
     }
     group.set_all(prefix, adverts);
@@ -563,8 +594,12 @@ fn is_leak(role: Role, peer: Asn, attributes: &Attributes) -> bool {
     }
 }
 
-fn send(outputs: &mut std::collections::VecDeque<Output>, conn: crate::api::ConnId, messages: &[Bytes]) {
-    outputs.extend(messages.iter().map(|bytes| Output::Send { conn, bytes: bytes.clone() }));
+/// Sends a peer what concerns it.
+fn send(outputs: &mut VecDeque<Output>, (id, conn): (PeerId, ConnId), messages: &[Packed], sent: &mut u64) {
+    for packed in messages.iter().filter(|packed| packed.to.concerns(id)) {
+        outputs.push_back(Output::Send { conn, bytes: packed.bytes.clone() });
+        *sent += packed.count;
+    }
 }
 
 #[cfg(test)]

@@ -8,10 +8,9 @@ use crate::peer::{Peer, PeerId};
 use crate::session::Connection;
 use crate::wire::nlri::{Nlri, PathIds};
 use crate::wire::update::Update;
-use crate::wire::{Outcome, pack_withdraw};
+use crate::wire::{Outcome, one_by_one, pack_withdraw};
 use lasthop_net::{Asn, Family, Prefix};
 use std::net::{IpAddr, Ipv4Addr};
-use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -68,10 +67,8 @@ impl Speaker {
 
     /// The next prefixes of a family after one, with their own route and the paths that are not refused.
     pub(crate) fn rows(&self, family: Family, after: Option<Prefix>, most: usize) -> Vec<Row> {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let entries = self.table.entries.range((from, Bound::Unbounded));
-        let entries = entries.filter(|(prefix, _)| prefix.family() == family).take(most);
-        let row = |(prefix, entry): (&Prefix, &crate::rib::table::Entry)| {
+        let entries = self.table.entries.after(family, after).take(most);
+        let row = |(prefix, entry): (Prefix, &crate::rib::table::Entry)| {
             let own = entry.own.iter().map(|own| RowPath { source: PeerId::LOCAL, id: 0, attributes: Arc::clone(own) });
             let usable = entry.paths.iter().filter(|path| path.refusal.is_none());
             let learned = usable.map(|path| RowPath {
@@ -79,7 +76,7 @@ impl Speaker {
                 id: path.id,
                 attributes: Arc::clone(&path.attributes),
             });
-            Row { prefix: *prefix, paths: own.chain(learned).collect() }
+            Row { prefix, paths: own.chain(learned).collect() }
         };
         entries.map(row).collect()
     }
@@ -114,15 +111,13 @@ impl Speaker {
         after: Option<Prefix>,
         most: usize,
     ) -> (Vec<(PeerId, Vec<u8>)>, Option<Prefix>) {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let entries = self.table.entries.range((from, Bound::Unbounded));
         let (mut told, mut last, mut seen) = (Vec::new(), None, 0);
-        for (prefix, entry) in entries.filter(|(prefix, _)| prefix.family() == family).take(most) {
+        for (prefix, entry) in self.table.entries.after(family, after).take(most) {
             seen += 1;
-            last = Some(*prefix);
-            for path in &entry.paths {
+            last = Some(prefix);
+            for path in entry.paths.iter() {
                 let Some((peer, connection)) = self.session(path.source) else { continue };
-                let nlri = Nlri { prefix: *prefix, id: path.id };
+                let nlri = Nlri { prefix, id: path.id };
                 let attributes = peer.told.get(&nlri).unwrap_or(&path.attributes);
                 told.extend(told_update((attributes, nlri), connection).map(|update| (path.source, update)));
             }
@@ -147,7 +142,9 @@ impl Speaker {
                 let prefixes: Vec<Nlri> =
                     update.withdrawn.iter().filter(|nlri| nlri.family() == family).copied().collect();
                 let ids = connection.agreed().is_some_and(|agreed| agreed.paths_in.contains(&family));
-                pack_withdraw((family, if ids { PathIds::Present } else { PathIds::Absent }), &prefixes)
+                let mut gone = Vec::new();
+                pack_withdraw((family, if ids { PathIds::Present } else { PathIds::Absent }), &prefixes, &mut gone);
+                one_by_one(&gone)
             };
             Family::ALL.into_iter().flat_map(of).collect()
         } else {

@@ -3,7 +3,7 @@
 
 use super::attribute::{EXTENDED_LENGTH, OPTIONAL, PARTIAL, TRANSITIVE, code};
 use super::nlri::{Nlri, PathIds};
-use super::{HEADER_LEN, MAX_LEN, MessageType, afi, frame, nlri};
+use super::{HEADER_LEN, MAX_LEN, MessageType, afi, begin, end, frame, nlri};
 use crate::attributes::{AsPath, Attributes};
 use lasthop_net::{Asn, Family};
 use std::net::{IpAddr, Ipv6Addr};
@@ -181,71 +181,84 @@ fn runs((prefixes, ids): (&[Nlri], PathIds), room: usize, mut take: impl FnMut(&
     }
 }
 
-/// UPDATEs that announce prefixes of the block's family. Nothing if the attributes alone fill a message.
-pub(crate) fn pack_reach(block: &AttributeBlock, prefixes: &[Nlri]) -> Vec<Vec<u8>> {
-    let mut messages = Vec::new();
+/// Appends an UPDATE whose body is what `write` appends.
+fn update(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    let start = out.len();
+    begin(MessageType::Update, out);
+    write(out);
+    end(start, out);
+}
+
+/// Appends UPDATEs that announce prefixes of the block's family; how many. None if the attributes alone fill a message.
+pub(crate) fn pack_reach(block: &AttributeBlock, prefixes: &[Nlri], out: &mut Vec<u8>) -> u64 {
+    let mut messages = 0;
     if !block.fits() {
         return messages;
     }
     runs((prefixes, block.ids), block.room(), |run| {
-        let mut body = vec![0, 0];
-        match block.next_hop {
-            IpAddr::V4(_) => {
-                body.extend(len16(block.octets.len()));
-                body.extend(&block.octets);
-                body.extend(run);
+        messages += 1;
+        update(out, |out| {
+            out.extend([0, 0]);
+            match block.next_hop {
+                IpAddr::V4(_) => {
+                    out.extend(len16(block.octets.len()));
+                    out.extend(&block.octets);
+                    out.extend(run);
+                }
+                IpAddr::V6(hop) => {
+                    let value = 4 + block.hop_len() + 1 + run.len();
+                    out.extend(len16(block.octets.len() + 4 + value));
+                    // RFC 7606 section 5.1: MP_REACH_NLRI first.
+                    out.extend([OPTIONAL | EXTENDED_LENGTH, code::MP_REACH]);
+                    out.extend(len16(value));
+                    out.extend(afi(block.family).to_be_bytes());
+                    out.extend([1, u8::try_from(block.hop_len()).unwrap_or(0)]);
+                    out.extend(hop.octets());
+                    out.extend(block.link_local.iter().flat_map(Ipv6Addr::octets));
+                    out.push(0);
+                    out.extend(run);
+                    out.extend(&block.octets);
+                }
             }
-            IpAddr::V6(hop) => {
-                let value = 4 + block.hop_len() + 1 + run.len();
-                body.extend(len16(block.octets.len() + 4 + value));
-                // RFC 7606 section 5.1: MP_REACH_NLRI first.
-                body.extend([OPTIONAL | EXTENDED_LENGTH, code::MP_REACH]);
-                body.extend(len16(value));
-                body.extend(afi(block.family).to_be_bytes());
-                body.extend([1, u8::try_from(block.hop_len()).unwrap_or(0)]);
-                body.extend(hop.octets());
-                body.extend(block.link_local.iter().flat_map(Ipv6Addr::octets));
-                body.push(0);
-                body.extend(run);
-                body.extend(&block.octets);
-            }
-        }
-        messages.push(frame(MessageType::Update, &body));
+        });
     });
     messages
 }
 
-/// UPDATEs that withdraw prefixes of one family.
-pub(crate) fn pack_withdraw((family, ids): (Family, PathIds), prefixes: &[Nlri]) -> Vec<Vec<u8>> {
-    let mut messages = Vec::new();
-    runs((prefixes, ids), MAX_LEN - HEADER_LEN - 4 - 7, |run| messages.push(withdraw(family, run)));
+/// Appends UPDATEs that withdraw prefixes of one family; how many.
+pub(crate) fn pack_withdraw((family, ids): (Family, PathIds), prefixes: &[Nlri], out: &mut Vec<u8>) -> u64 {
+    let mut messages = 0;
+    runs((prefixes, ids), MAX_LEN - HEADER_LEN - 4 - 7, |run| {
+        messages += 1;
+        withdraw(family, run, out);
+    });
     messages
 }
 
-fn withdraw(family: Family, run: &[u8]) -> Vec<u8> {
-    let mut body = Vec::with_capacity(run.len() + 11);
-    match family {
+fn withdraw(family: Family, run: &[u8], out: &mut Vec<u8>) {
+    update(out, |out| match family {
         Family::V4 => {
-            body.extend(len16(run.len()));
-            body.extend(run);
-            body.extend([0, 0]);
+            out.extend(len16(run.len()));
+            out.extend(run);
+            out.extend([0, 0]);
         }
         Family::V6 => {
-            body.extend([0, 0]);
-            body.extend(len16(run.len() + 7));
-            body.extend([OPTIONAL | EXTENDED_LENGTH, code::MP_UNREACH]);
-            body.extend(len16(run.len() + 3));
-            body.extend(afi(family).to_be_bytes());
-            body.push(1);
-            body.extend(run);
+            out.extend([0, 0]);
+            out.extend(len16(run.len() + 7));
+            out.extend([OPTIONAL | EXTENDED_LENGTH, code::MP_UNREACH]);
+            out.extend(len16(run.len() + 3));
+            out.extend(afi(family).to_be_bytes());
+            out.push(1);
+            out.extend(run);
         }
-    }
-    frame(MessageType::Update, &body)
+    });
 }
 
 /// RFC 4724 section 2: a withdrawal of nothing.
 pub(crate) fn end_of_rib(family: Family) -> Vec<u8> {
-    withdraw(family, &[])
+    let mut out = Vec::new();
+    withdraw(family, &[], &mut out);
+    out
 }
 
 pub(crate) fn keepalive() -> Vec<u8> {

@@ -61,12 +61,24 @@ pub(crate) fn family_of(afi: u16, safi: u8) -> Option<Family> {
 /// Puts a header before a body that fits.
 pub(crate) fn frame(kind: MessageType, body: &[u8]) -> Vec<u8> {
     let mut message = Vec::with_capacity(HEADER_LEN + body.len());
-    message.extend([0xff; 16]);
-    let len = u16::try_from(HEADER_LEN + body.len()).unwrap_or(u16::MAX);
-    message.extend(len.to_be_bytes());
-    message.push(kind as u8);
+    begin(kind, &mut message);
     message.extend(body);
+    end(0, &mut message);
     message
+}
+
+/// Appends the header of a message; [`end`] is to follow its body.
+fn begin(kind: MessageType, out: &mut Vec<u8>) {
+    out.extend([0xff; 16]);
+    out.extend([0, 0, kind as u8]);
+}
+
+/// Writes the length of the message that began at `start`.
+fn end(start: usize, out: &mut [u8]) {
+    let len = u16::try_from(out.len() - start).unwrap_or(u16::MAX).to_be_bytes();
+    if let Some(place) = out.get_mut(start + 16..start + 18) {
+        place.copy_from_slice(&len);
+    }
 }
 
 /// What [`split`] found at the start of a buffer.
@@ -112,6 +124,16 @@ pub(crate) fn split(buffer: &[u8], max: usize) -> Result<Framed<'_>, WireError> 
         Some(body) => Ok(Framed::Message(kind, body, total)),
         None => Ok(Framed::Partial),
     }
+}
+
+/// Messages in a row, one by one.
+pub(crate) fn one_by_one(mut bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut messages = Vec::new();
+    while let Ok(Framed::Message(_, _, taken)) = split(bytes, MAX_EXTENDED_LEN) {
+        messages.extend(bytes.get(..taken).map(<[u8]>::to_vec));
+        bytes = bytes.get(taken..).unwrap_or_default();
+    }
+    messages
 }
 
 fn not_synchronized() -> WireError {

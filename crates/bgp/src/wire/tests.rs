@@ -16,6 +16,25 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+/// Octets as messages, of which there are to be so many.
+fn messages((bytes, count): (Vec<u8>, u64)) -> Vec<Vec<u8>> {
+    let all = one_by_one(&bytes);
+    assert_eq!((all.concat(), all.len() as u64), (bytes, count));
+    all
+}
+
+fn reach(block: &AttributeBlock, prefixes: &[Nlri]) -> Vec<Vec<u8>> {
+    let mut out = Vec::new();
+    let count = pack_reach(block, prefixes, &mut out);
+    messages((out, count))
+}
+
+fn gone(family: Family, prefixes: &[Nlri]) -> Vec<Vec<u8>> {
+    let mut out = Vec::new();
+    let count = pack_withdraw((family, PathIds::Absent), prefixes, &mut out);
+    messages((out, count))
+}
+
 fn as_path() -> impl Strategy<Value = AsPath> {
     let asn = prop_oneof![1..65536u32, 65536..u32::MAX].prop_map(Asn);
     let kind = prop_oneof![3 => Just(SegmentKind::Sequence), 1 => Just(SegmentKind::Set)];
@@ -99,7 +118,7 @@ proptest! {
         let (family, prefixes) =
             if over || attributes.next_hop.is_ipv4() { (Family::V4, v4) } else { (Family::V6, v6) };
         let prefixes = plain(&prefixes);
-        let messages = pack_reach(&AttributeBlock::encode(&attributes, family, usual(width)), &prefixes);
+        let messages = reach(&AttributeBlock::encode(&attributes, family, usual(width)), &prefixes);
         let mut got = Vec::new();
         for update in decoded(&messages, width) {
             prop_assert!(update.problems.is_empty() && update.withdrawn.is_empty() && update.end_of_rib.is_none());
@@ -125,7 +144,7 @@ proptest! {
     fn withdrawals_survive_encoding((v4, v6) in (prefixes(Family::V4), prefixes(Family::V6))) {
         for (family, prefixes) in [(Family::V4, v4), (Family::V6, v6)] {
             let prefixes = plain(&prefixes);
-            let messages = pack_withdraw((family, PathIds::Absent), &prefixes);
+            let messages = gone(family, &prefixes);
             let got: Vec<Nlri> = decoded(&messages, AsnWidth::Four).into_iter().flat_map(|u| u.withdrawn).collect();
             prop_assert_eq!(got, prefixes);
         }
@@ -183,8 +202,8 @@ fn attributes_that_fill_a_message_go_in_a_longer_one_where_the_peer_takes_it() {
     let block = |longest| {
         AttributeBlock::encode(&attributes, Family::V4, Format { width: AsnWidth::Four, longest, ids: PathIds::Absent })
     };
-    assert!(!block(MAX_LEN).fits() && pack_reach(&block(MAX_LEN), &prefixes).is_empty());
-    let messages = pack_reach(&block(MAX_EXTENDED_LEN), &prefixes);
+    assert!(!block(MAX_LEN).fits() && reach(&block(MAX_LEN), &prefixes).is_empty());
+    let messages = reach(&block(MAX_EXTENDED_LEN), &prefixes);
     let [message] = &messages[..] else { panic!("{} messages", messages.len()) };
     assert!(message.len() > 60_000);
     let updates = decoded(&messages, AsnWidth::Four);
@@ -221,12 +240,12 @@ fn seeds() -> Vec<Vec<u8>> {
     let v6: Vec<Prefix> = ["fd00::/64", "::/0", "fd65::1/128"].map(|p| p.parse().unwrap()).to_vec();
     let mut seeds = Vec::new();
     for width in [AsnWidth::Two, AsnWidth::Four] {
-        seeds.extend(pack_reach(&AttributeBlock::encode(&attributes, Family::V4, usual(width)), &plain(&v4)));
+        seeds.extend(reach(&AttributeBlock::encode(&attributes, Family::V4, usual(width)), &plain(&v4)));
         let six = Attributes { next_hop: "fd00::7".parse().unwrap(), ..attributes.clone() };
-        seeds.extend(pack_reach(&AttributeBlock::encode(&six, Family::V6, usual(width)), &plain(&v6)));
+        seeds.extend(reach(&AttributeBlock::encode(&six, Family::V6, usual(width)), &plain(&v6)));
     }
-    seeds.extend(pack_withdraw((Family::V4, PathIds::Absent), &plain(&v4)));
-    seeds.extend(pack_withdraw((Family::V6, PathIds::Absent), &plain(&v6)));
+    seeds.extend(gone(Family::V4, &plain(&v4)));
+    seeds.extend(gone(Family::V6, &plain(&v6)));
     seeds.push(Notification::new((6, 2), *b"\x05hello").encode());
     seeds.push(frame(MessageType::RouteRefresh, &[0, 1, 0, 1]));
     seeds.push(keepalive());
