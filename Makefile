@@ -4,7 +4,7 @@ CARGO ?= cargo
 LAB   ?= lasthop
 RELEASE := target/release/lasthop
 
-.PHONY: help demo test conformance bench bench-bgp build lab-up lab-down deps deps-test fmt lint unit doc test-e2e test-vm interop resilience
+.PHONY: help demo test conformance bench bench-bgp simulate spoil build lab-up lab-down deps deps-test fmt lint unit doc test-e2e test-vm interop resilience
 
 help:
 	@echo "make demo      see it work: three hosts, a route reflector, workloads, on this machine"
@@ -14,6 +14,7 @@ help:
 	@echo "make resilience  packets lost when something dies, with ourselves, BIRD and FRR; writes docs/resilience.md"
 	@echo "make bench     the numbers, printed and written to bench/results/"
 	@echo "make bench-bgp the speaker as a route reflector beside BIRD, FRR, OpenBGPD and GoBGP"
+	@echo "make simulate  5,000 hosts behind three levels of reflectors under virtual time; make spoil: a million messages with mistakes"
 	@echo "make lab-up    bring the reference network up; make lab-down takes it down"
 
 build:
@@ -33,6 +34,12 @@ bench: deps-test build
 
 bench-bgp: deps-test build
 	$(CARGO) run --release --quiet --package lasthop-xtask -- bench bgp
+
+simulate:
+	$(CARGO) run --release --quiet --package lasthop-xtask -- simulate
+
+spoil:
+	$(CARGO) run --release --quiet --package lasthop-xtask -- spoil
 
 conformance: deps-test
 	$(CARGO) build --quiet --package lasthop-xtask

@@ -1,3 +1,4 @@
 //! What development commands and tests share.
 
 pub mod conformance;
+pub mod simulate;

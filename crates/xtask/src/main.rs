@@ -5,7 +5,7 @@ mod bench;
 mod interop;
 mod resilience;
 
-use lasthop_xtask::conformance;
+use lasthop_xtask::{conformance, simulate};
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -28,6 +28,10 @@ enum Command {
     Resilience(resilience::Options),
     /// Runs a case file of the shared form, and says what failed and why.
     Conformance(conformance::Options),
+    /// Thousands of hosts behind reflectors under virtual time: how long changes take, what they cost, that all is true.
+    Simulate(simulate::Options),
+    /// A million messages with mistakes over a thousand sessions: no crash, no hang, memory flat.
+    Spoil(simulate::spoil::Options),
 }
 
 fn main() -> ExitCode {
@@ -36,6 +40,8 @@ fn main() -> ExitCode {
         Command::Interop(options) => interop::run(&options),
         Command::Resilience(options) => resilience::run(&options),
         Command::Conformance(options) => conformance::run(&options),
+        Command::Simulate(options) => simulate::run(&options),
+        Command::Spoil(options) => simulate::spoil::run(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
