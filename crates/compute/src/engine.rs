@@ -3,7 +3,7 @@
 //! Held against [`crate::desired`] after every event of random sequences (tests/engine.rs).
 
 use crate::oracle::{
-    about_address, about_endpoint, exported, guarded, indirect, policy_settings, put_address, put_link,
+    about_address, about_endpoint, announced, guarded, indirect, policy_settings, put_address, put_link,
 };
 use crate::policy::{Out, Policies};
 use crate::snapshot::Reach;
@@ -51,14 +51,14 @@ impl Engine {
     pub fn apply(&mut self, event: Event) {
         let about = match &event {
             Event::Put(key, _) | Event::Gone(key) | Event::Invalid { key, .. } => Some(key.clone()),
-            Event::Learned { .. } | Event::Secret { .. } => None,
+            Event::Learned { .. } | Event::Blocks(_) | Event::Secret { .. } => None,
         };
         let mut out = Out { policy: &mut self.desired.policy, changes: &mut self.changes.policy };
         match &event {
             Event::Put(key, resource) => self.policies.put(key, resource, &mut out),
             Event::Invalid { key, stand_in: Some(resource), .. } => self.policies.put(key, resource, &mut out),
             Event::Gone(key) | Event::Invalid { key, .. } => self.policies.remove(key, &mut out),
-            Event::Learned { .. } | Event::Secret { .. } => {}
+            Event::Learned { .. } | Event::Blocks(_) | Event::Secret { .. } => {}
         }
         match self.snapshot.take(&self.node, event) {
             Reach::Nothing => {}
@@ -270,7 +270,7 @@ impl Engine {
         }
         self.changes.routes.insert(prefix);
         let known = self.desired.advertise.contains(&prefix);
-        if direct && exported(&self.snapshot, prefix) {
+        if announced(&self.snapshot, prefix, direct.then_some(prefix)) {
             self.desired.advertise.insert(prefix);
             self.changes.advertise.insert(prefix);
         } else if known {

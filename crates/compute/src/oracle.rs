@@ -40,7 +40,13 @@ pub fn desired(snapshot: &Snapshot, node: &NodeName) -> Desired {
     }
     desired.gateways = peers::gateways(snapshot, node);
     let gateways: Vec<Prefix> = desired.gateways.keys().copied().collect();
-    for prefix in snapshot.learned.keys().chain(snapshot.pools.values().map(|p| &p.prefix)).chain(&gateways) {
+    for prefix in snapshot
+        .learned
+        .keys()
+        .chain(snapshot.pools.values().map(|p| &p.prefix))
+        .chain(&gateways)
+        .chain(&snapshot.blocks)
+    {
         let route = indirect(snapshot, (&settings, &desired.gateways), *prefix).map(|route| (*prefix, route));
         match desired.routes.get(prefix) {
             Some(Route::Direct { .. }) => desired.elsewhere.extend(route),
@@ -48,7 +54,9 @@ pub fn desired(snapshot: &Snapshot, node: &NodeName) -> Desired {
         }
     }
     let host_routes = desired.routes.iter().filter(|(_, route)| matches!(route, Route::Direct { .. }));
-    let advertise = host_routes.map(|(prefix, _)| *prefix).filter(|p| exported(snapshot, *p)).collect();
+    let own = host_routes.map(|(prefix, _)| (*prefix, Some(*prefix)));
+    let own = own.chain(snapshot.blocks.iter().map(|block| (*block, None)));
+    let advertise = own.filter(|(p, direct)| announced(snapshot, *p, *direct)).map(|(prefix, _)| prefix).collect();
     desired.bgp = peers::intent(snapshot, node, (&desired.routes, &mut desired.findings));
     desired.advertise = advertise;
     desired
@@ -137,6 +145,10 @@ pub(crate) fn indirect(
     if let Some(next_hops) = gateways.get(&prefix) {
         return Some(Route::Remote { next_hops: next_hops.clone() });
     }
+    // What is free of a block of ours is nowhere, whoever else claims the block.
+    if snapshot.blocks.contains(&prefix) {
+        return Some(Route::Unreachable);
+    }
     match (settings.program_routes, snapshot.learned.get(&prefix)) {
         (ProgramRoutes::Enabled, Some(next_hops)) => Some(Route::Remote { next_hops: next_hops.clone() }),
         (ProgramRoutes::Enabled, None) if snapshot.pools.values().any(|pool| pool.prefix == prefix) => {
@@ -146,9 +158,12 @@ pub(crate) fn indirect(
     }
 }
 
-/// Whether a local workload's prefix may be advertised: not from a pool that says no.
-pub(crate) fn exported(snapshot: &Snapshot, prefix: Prefix) -> bool {
-    !snapshot.pools.values().any(|pool| pool.bgp_export_disabled && pool.prefix.covers(prefix))
+/// Whether a prefix is announced: a block of ours, or a local workload's (`direct`) that lies in none of them; not from a
+/// pool that says no.
+pub(crate) fn announced(snapshot: &Snapshot, prefix: Prefix, direct: Option<Prefix>) -> bool {
+    let alone = direct.is_some_and(|own| !snapshot.blocks.iter().any(|block| block.covers(own)));
+    (alone || snapshot.blocks.contains(&prefix))
+        && !snapshot.pools.values().any(|pool| pool.bgp_export_disabled && pool.prefix.covers(prefix))
 }
 
 pub(crate) fn about_endpoint(key: &EndpointKey) -> String {

@@ -232,6 +232,11 @@ impl World<'_> {
         for name in peer.filters.iter().filter(|name| !self.snapshot.filters.contains_key(*name)) {
             found.problem(&about, format!("there is no BGPFilter {name}: it counts as one without rules; create it"));
         }
+        if sessions.iter().any(|(.., may)| may.is_some()) {
+            let reason = "sessions wait for workloads to connect, and the host's filter lets no workload reach the speaker's \
+                          port in this version";
+            found.problem(&about, reason);
+        }
         for (rank, mut config, may) in sessions {
             config.auth.clone_from(&auth);
             self.settle(peer, &mut config);

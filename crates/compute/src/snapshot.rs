@@ -6,7 +6,7 @@ use lasthop_model::{
     SecretRef, Settings, SettingsScope, WorkloadEndpoint,
 };
 use lasthop_net::{NextHops, Prefix};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A change of what is known. Events may come coalesced, repeated, stale or as deletes of nothing: each
 /// carries the whole value, and nothing is concluded from their order.
@@ -33,6 +33,8 @@ pub enum Event {
         /// Equal next hops.
         next_hops: NextHops,
     },
+    /// The blocks that lie wholly on this host: announced as one, whatever is in use of them. All of them, each time.
+    Blocks(BTreeSet<Prefix>),
     /// What this host has as the content of a secret; `None`: it has none.
     Secret {
         /// Which.
@@ -61,6 +63,8 @@ pub struct Snapshot {
     pub secrets: BTreeMap<SecretRef, Secret>,
     /// Settings, by scope.
     pub overlays: BTreeMap<SettingsScope, Overlay>,
+    /// Blocks that lie wholly on this host, of more than one address.
+    pub blocks: BTreeSet<Prefix>,
     /// Learned paths.
     pub learned: BTreeMap<Prefix, NextHops>,
     /// Quarantined resources.
@@ -106,6 +110,11 @@ impl Snapshot {
                     self.learned.insert(prefix, next_hops);
                 }
                 Reach::Route(prefix)
+            }
+            Event::Blocks(mut blocks) => {
+                blocks.retain(|block| block.len() < block.family().bits());
+                self.blocks = blocks;
+                Reach::Everything
             }
             Event::Secret { reference, content } => {
                 match content {

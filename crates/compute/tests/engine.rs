@@ -114,6 +114,10 @@ fn rest() -> impl Strategy<Value = Event> {
             };
             Event::Put(key(Kind::BgpPeer, &name), Resource::BgpPeer(peer))
         }),
+        any::<[bool; 3]>().prop_map(|which| {
+            let blocks = ["10.65.0.0/30", "10.65.0.4/32", "fd00:65::/126"].into_iter().zip(which);
+            Event::Blocks(blocks.filter(|(_, here)| *here).map(|(block, _)| block.parse().unwrap()).collect())
+        }),
         any::<bool>().prop_map(|there| Event::Secret {
             reference: the_secret(),
             content: there.then(|| Secret::new("hunter2")),
@@ -282,4 +286,41 @@ fn a_local_workload_wins_over_a_learned_path_which_returns_when_it_goes() {
     engine.apply(Event::Gone(key(Kind::WorkloadEndpoint, "a")));
     assert_eq!(engine.desired().routes[&prefix], Route::Remote { next_hops });
     assert!(engine.desired().advertise.is_empty());
+}
+
+#[test]
+fn a_block_is_announced_as_one_and_its_free_part_is_unreachable() {
+    use lasthop_compute::Route;
+    let mut engine = Engine::new(me());
+    let announced = |engine: &Engine| engine.desired().advertise.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let blocks = |texts: &[&str]| Event::Blocks(texts.iter().map(|text| text.parse().unwrap()).collect());
+    put(&mut engine, "a", "lh0", &["10.65.0.2", "fd00:65::2"]);
+    put(&mut engine, "b", "lh1", &["10.65.9.9"]);
+    assert_eq!(announced(&engine), ["10.65.0.2/32", "10.65.9.9/32", "fd00:65::2/128"]);
+    engine.apply(blocks(&["10.65.0.0/26", "fd00:65::/122", "10.65.7.7/32"]));
+    // Of a foreign block (10.65.9.0/26) only what is here; a block of one address is no block.
+    assert_eq!(announced(&engine), ["10.65.0.0/26", "10.65.9.9/32", "fd00:65::/122"]);
+    put(&mut engine, "c", "lh2", &["10.65.0.3"]);
+    assert_eq!(announced(&engine).len(), 3);
+    let block: Prefix = "10.65.0.0/26".parse().unwrap();
+    assert_eq!(engine.desired().routes[&block], Route::Unreachable);
+    // Neither another one's claim to the block nor an address of it that lives elsewhere changes that.
+    let away = NextHops::from("172.31.0.2".parse::<IpAddr>().unwrap());
+    engine.apply(Event::Learned { prefix: block, next_hops: away.clone() });
+    engine.apply(Event::Learned { prefix: "10.65.0.9".parse().unwrap(), next_hops: away.clone() });
+    assert_eq!(engine.desired().routes[&block], Route::Unreachable);
+    assert_eq!(engine.desired().routes[&"10.65.0.9".parse::<Prefix>().unwrap()], Route::Remote { next_hops: away });
+    assert_eq!(announced(&engine), ["10.65.0.0/26", "10.65.9.9/32", "fd00:65::/122"]);
+    let pool = IpPool {
+        name: "p".into(),
+        prefix: "10.65.0.0/24".parse().unwrap(),
+        nat_outgoing: false,
+        disabled: false,
+        bgp_export_disabled: true,
+    };
+    engine.apply(Event::Put(key(Kind::IpPool, "p"), Resource::IpPool(pool)));
+    assert_eq!(announced(&engine), ["10.65.9.9/32", "fd00:65::/122"]);
+    engine.apply(Event::Gone(key(Kind::IpPool, "p")));
+    engine.apply(blocks(&[]));
+    assert_eq!(announced(&engine), ["10.65.0.2/32", "10.65.0.3/32", "10.65.9.9/32", "fd00:65::2/128"]);
 }

@@ -443,6 +443,8 @@ fn a_workload_opens_the_session_and_announces_only_what_it_may() {
     }
     let bgp = engine.desired().bgp.clone().unwrap();
     assert_eq!(addresses(&bgp), [("172.18.0.11".to_owned(), "w")]);
+    let finding = engine.desired().findings["BGPPeer/w"].to_string();
+    assert!(finding.contains("the host's filter lets no workload reach the speaker's port"), "{finding}");
     let config = &bgp.peers.values().next().unwrap().config;
     assert_eq!((config.connect, config.local_address), (ConnectMode::Passive, None));
     let announced = ["0.0.0.0/0", "10.65.7.7/32", "10.70.0.0/24", "10.70.0.1/32", "10.70.0.2/32", "172.18.0.11/32"];

@@ -161,7 +161,7 @@ pub(super) fn remote_member(number: usize) -> Event {
 pub(super) fn gone(event: &Event) -> Event {
     match event {
         Event::Put(key, _) | Event::Gone(key) | Event::Invalid { key, .. } => Event::Gone(key.clone()),
-        Event::Learned { .. } | Event::Secret { .. } => event.clone(),
+        Event::Learned { .. } | Event::Blocks(_) | Event::Secret { .. } => event.clone(),
     }
 }
 
