@@ -55,14 +55,15 @@ fn session(setup: &Setup, neighbour: &Neighbour) -> String {
     if let Some(password) = &neighbour.password {
         write!(options, "password \"{password}\";").unwrap();
     }
+    let paths = if neighbour.several { "add paths rx;" } else { "" };
     let reach = if neighbour.more.contains("multihop") { "" } else { "direct;" };
     // Reflected routes keep their next hop; its own are given one.
     format!(
         "protocol bgp {} {{
            local {} as {}; neighbor {} as {}; {reach}
            connect delay time 1; connect retry time 1; error wait time 1, 2; {options}
-           ipv4 {{ import all; export all; next hop address {}; }};
-           ipv6 {{ import all; export all; next hop address {}; }};
+           ipv4 {{ {paths} import all; export all; next hop address {}; }};
+           ipv6 {{ {paths} import all; export all; next hop address {}; }};
          }}\n",
         name(&neighbour.address),
         setup.towards(&neighbour.address),

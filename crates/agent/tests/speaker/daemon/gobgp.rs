@@ -30,7 +30,7 @@ fn config(setup: &Setup) -> String {
 }
 
 fn session(text: &mut String, setup: &Setup, neighbour: &Neighbour) {
-    let Neighbour { address, asn, hold, passive, client, restart, password, more } = neighbour;
+    let Neighbour { address, asn, hold, passive, client, restart, password, several, more } = neighbour;
     let password = password.as_ref().map(|key| format!("auth-password = \"{key}\"")).unwrap_or_default();
     let keepalive = hold / 3;
     write!(
@@ -75,6 +75,8 @@ fn session(text: &mut String, setup: &Setup, neighbour: &Neighbour) {
             "[[neighbors.afi-safis]]
               [neighbors.afi-safis.config]
                 afi-safi-name = \"{family}\"
+              [neighbors.afi-safis.add-paths.config]
+                receive = {several}
               [neighbors.afi-safis.mp-graceful-restart.config]
                 enabled = {}\n",
             restart.is_some()

@@ -59,6 +59,8 @@ pub(crate) struct Neighbour {
     /// Graceful restart, with this restart time.
     pub(crate) restart: Option<u16>,
     pub(crate) password: Option<String>,
+    /// It takes several paths of a prefix.
+    pub(crate) several: bool,
     /// In its own words: lines of the neighbour's part of the configuration.
     pub(crate) more: String,
 }
@@ -172,6 +174,7 @@ impl Neighbour {
             client: false,
             restart: Some(120),
             password: None,
+            several: false,
             more: String::new(),
         }
     }

@@ -34,7 +34,7 @@ fn config(setup: &Setup, directory: &tempfile::TempDir) -> String {
         text.push_str("}\n");
     }
     for neighbour in &setup.neighbours {
-        let Neighbour { address, asn, hold, passive, client, restart, password, more } = neighbour;
+        let Neighbour { address, asn, hold, passive, client, restart, password, several, more } = neighbour;
         write!(
             text,
             "neighbor {address} {{
@@ -44,10 +44,12 @@ fn config(setup: &Setup, directory: &tempfile::TempDir) -> String {
               announce IPv4 unicast
               announce IPv6 unicast
               announce enhanced refresh yes
+              announce add-path recv {}
               announce restart {}
               {}\n{}\n{}\n{more}
             }}\n",
             setup.towards(address),
+            if *several { "yes" } else { "no" },
             if restart.is_some() { "yes" } else { "no" },
             if *passive { "passive" } else { "" },
             if *client { "route-reflector" } else { "" },

@@ -87,6 +87,7 @@ scenarios! {
     s19_password session::password, [bird frr gobgp openbgpd], "RFC 2385", "";
     s24_long_messages session::long_messages, [bird frr gobgp openbgpd], "RFC 8654",
         "GoBGP 3.10 and OpenBGPD 7.7 do not offer them, and are sent nothing longer than 4,096 octets";
+    s27_roles session::roles, [bird frr openbgpd], "RFC 9234", "GoBGP 3.10 and ExaBGP 4.2 have none";
     s28_ipv6_transport session::ipv6_transport, [bird frr gobgp openbgpd], "RFC 2545",
         "OpenBGPD 7.7 announces no IPv4 routes over IPv6; ours arrive. Link-local: BIRD and FRR, `unnumbered_with_bird_and_with_frr_ipv4_goes_over_the_link`";
     r01_attributes_outside routes::attributes_outside, [bird frr gobgp openbgpd exabgp], "RFC 4271 5.1", "";
@@ -97,15 +98,20 @@ scenarios! {
     r08_communities routes::communities, [bird frr gobgp openbgpd exabgp], "RFC 1997, 8092", "";
     r12_said_again routes::said_again, [bird frr gobgp openbgpd], "RFC 2918, 7313", "ExaBGP does not ask for it";
     r13_too_many_prefixes routes::too_many_prefixes, [bird frr gobgp openbgpd exabgp], "RFC 4486", "";
+    r14_several_paths routes::several_paths, [bird frr gobgp openbgpd], "RFC 7911",
+        "FRR takes them always. The other way: with BIRD, `bird_and_we_tell_each_other_several_paths_of_a_prefix`";
     r16_without_a_policy routes::without_a_policy, [bird frr gobgp openbgpd exabgp], "RFC 8212", "";
     r17_policy_changes routes::policy_changes, [bird frr gobgp openbgpd exabgp], "", "";
     rr1_reflected reflection::reflected, [bird frr gobgp openbgpd], "RFC 4456 6, 8", "";
     rr1_client reflection::client, [bird frr gobgp openbgpd], "RFC 4456 6, 8", "";
+    rr5_three_levels reflection::three_levels, [bird frr openbgpd], "RFC 4456",
+        "GoBGP 3.10 gives ORIGINATOR_ID and CLUSTER_LIST only to what it tells its clients, so a reflector above it loses both";
     rr7_nothing_of_it_outside reflection::nothing_outside, [bird frr gobgp openbgpd exabgp], "RFC 4456 8", "";
     g01_we_are_killed restart::we_are_killed, [bird frr gobgp openbgpd], "RFC 4724", "ExaBGP has no table";
     g02_it_is_killed restart::it_is_killed, [bird frr gobgp], "RFC 4724",
         "OpenBGPD 7.7 and ExaBGP keep nothing over a restart of their own, and do not say that they do";
     g03_it_stays_away restart::it_stays_away, [bird frr gobgp], "RFC 4724", "as for G2";
+    g06_notified restart::notified, [frr gobgp], "RFC 8538", "BIRD 2.0 and OpenBGPD 7.7 do not know it";
     g09_empty_tables restart::empty_tables, [bird frr gobgp openbgpd exabgp], "RFC 4724 2", "";
 }
 

@@ -81,3 +81,25 @@ pub(super) fn nothing_outside(kind: Kind) {
     assert_eq!((seen.originator, seen.clusters.len()), (None, 0));
     assert_eq!((seen.as_path.as_str(), seen.next_hop.as_str()), ("64512", US));
 }
+
+/// RR5: a client of the daemon, which is our client, and a client of ours: each reflector is in the list once.
+pub(super) fn three_levels(kind: Kind) {
+    let [a, b, c, d] = hosts();
+    let bottom = Setup::new(4, OUR_AS).with(Neighbour::new("10.99.0.2", OUR_AS)).route("203.0.113.0/24");
+    let bottom = Kind::Bird.start(&d, &bottom);
+    let client = Neighbour::new("10.99.0.4", OUR_AS).change(|neighbour| neighbour.client = true);
+    let middle = kind.start(&b, &Setup::new(2, OUR_AS).with(client).with(Neighbour::new(US, OUR_AS)));
+    let other = Kind::Bird.start(&c, &Setup::new(3, OUR_AS).with(Neighbour::new(US, OUR_AS)).route("198.51.100.0/24"));
+    let (_speaker, mut agent) = speaker(&a, US, OUR_AS, vec![client_of_us("10.99.0.2"), client_of_us("10.99.0.3")]);
+    agent.config.cluster_id = Some("192.0.2.1".parse().unwrap());
+    middle.established(&mut agent, US, "10.99.0.2");
+    other.established(&mut agent, US, "10.99.0.3");
+    let up = other.has(&mut agent, "203.0.113.0/24");
+    assert_eq!((up.next_hop.as_str(), up.originator.as_deref()), ("10.99.0.4", Some("10.99.0.4")), "{up:?}");
+    assert_eq!(up.clusters, ["192.0.2.1", "10.99.0.2"], "{up:?}");
+    let down = bottom.has(&mut agent, "198.51.100.0/24");
+    assert_eq!((down.next_hop.as_str(), down.originator.as_deref()), ("10.99.0.3", Some("10.99.0.3")), "{down:?}");
+    assert_eq!(down.clusters, ["10.99.0.2", "192.0.2.1"], "{down:?}");
+    other.daemon.withdraw("198.51.100.0/24");
+    bottom.has_not(&mut agent, "198.51.100.0/24");
+}

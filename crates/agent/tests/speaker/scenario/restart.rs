@@ -3,6 +3,8 @@
 use super::{OURS, Scene, THEM, inside};
 use crate::daemon::{Kind, Setup, US};
 use crate::support::LIMIT;
+use lasthop_bgp::config::{Admin, PeerConfig};
+use lasthop_testkit::netns::Frames;
 use std::time::{Duration, Instant};
 
 /// G1: we are killed and come back; the daemon keeps our routes meanwhile, and drops afterwards what we do not say again.
@@ -73,6 +75,27 @@ pub(super) fn it_stays_away(kind: Kind) {
     scene.agent.wait("down", LIMIT, |agent| !agent.states[0].is_established());
     let time = scene.agent.wait("gone", LIMIT, |agent| agent.routes.is_empty());
     assert!((Duration::from_secs(3)..Duration::from_secs(6)).contains(&time), "{time:?}");
+}
+
+/// G6: the hold timer ends the session, and both keep what the other said; taken down by its operator, neither does.
+pub(super) fn notified(kind: Kind) {
+    let (setup, config) = inside();
+    let config = PeerConfig { hold_time: Duration::from_secs(3), ..config };
+    let mut scene = Scene::new(kind, &setup.but(|neighbour| neighbour.hold = 3), config.clone());
+    scene.settled();
+    let capabilities = scene.report()["negotiated"]["capabilities"].to_string();
+    assert!(capabilities.contains("graceful restart on NOTIFICATION"), "{capabilities}");
+    scene.theirs.frames(Frames::Lost).unwrap();
+    scene.agent.wait("down", LIMIT, |agent| !agent.states[0].is_established());
+    scene.agent.listen_for(Duration::from_secs(3));
+    assert_eq!(scene.agent.routes.len(), 2, "kept by us");
+    assert!(!scene.peer.daemon.session(US).established);
+    assert_eq!(scene.peer.daemon.paths(OURS[0]).len(), 1, "kept by it");
+    scene.theirs.frames(Frames::Pass).unwrap();
+    scene.settled();
+    scene.agent.set_peers(vec![PeerConfig { admin: Admin::Down("for good".to_owned()), ..config }]);
+    scene.agent.wait("none", LIMIT, |agent| agent.routes.is_empty());
+    scene.peer.has_not(&mut scene.agent, OURS[0]);
 }
 
 /// G9: with nothing to say, End-of-RIB is said of each family within a second.

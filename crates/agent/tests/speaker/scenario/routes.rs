@@ -6,7 +6,8 @@ use crate::daemon::{Kind, Neighbour, Route, Setup, US};
 use crate::support::{LIMIT, config, peer};
 use lasthop_agent::speaker::Question;
 use lasthop_bgp::config::{
-    Community, LimitAction, PeerConfig, Policy, PrefixLimit, PrefixMatch, PrefixOperator, RouteChange, Rule, Verdict,
+    AddPath, Community, LimitAction, PeerConfig, Policy, PrefixLimit, PrefixMatch, PrefixOperator, RouteChange, Rule,
+    Verdict,
 };
 use lasthop_net::Family;
 use std::time::Duration;
@@ -254,4 +255,41 @@ pub(super) fn policy_changes(kind: Kind) {
     scene.agent.set_peers(vec![config]);
     scene.settled();
     assert_eq!(scene.peer.daemon.session(US).since, since, "the session stood all the time");
+}
+
+/// R14: two strangers have the same prefix; one that takes several paths is told of both, another of the best alone.
+pub(super) fn several_paths(kind: Kind) {
+    for several in [true, false] {
+        let [a, b, c, d] = hosts();
+        let stranger = |number: u8| {
+            let setup = Setup::new(number, 64600 + u32::from(number)).with(Neighbour::new(US, OUR_AS));
+            setup.route("203.0.113.0/24")
+        };
+        let first = Kind::Bird.start(&c, &stranger(3));
+        let second = Kind::Bird.start(&d, &stranger(4));
+        let setup = Setup::new(2, OUR_AS).with(Neighbour::new(US, OUR_AS).change(|n| n.several = several));
+        let inner = kind.start(&b, &setup);
+        let paths = AddPath { send: if several { 4 } else { 0 }, ..AddPath::default() };
+        let peers = vec![
+            PeerConfig { add_path: paths, ..peer(US, THEM, OUR_AS) },
+            peer(US, "10.99.0.3", 64603),
+            peer(US, "10.99.0.4", 64604),
+        ];
+        let (_speaker, mut agent) = speaker(&a, US, OUR_AS, peers);
+        first.established(&mut agent, US, "10.99.0.3");
+        second.established(&mut agent, US, "10.99.0.4");
+        inner.established(&mut agent, US, THEM);
+        agent.learned("203.0.113.0/24", &["10.99.0.3", "10.99.0.4"]);
+        let count = |agent: &mut crate::support::Agent, wanted: usize| {
+            inner.until(agent, &format!("{wanted} paths"), |daemon| {
+                (daemon.paths("203.0.113.0/24").len() == wanted).then_some(())
+            });
+        };
+        count(&mut agent, if several { 2 } else { 1 });
+        if several {
+            first.daemon.withdraw("203.0.113.0/24");
+            count(&mut agent, 1);
+            assert_eq!(inner.daemon.paths("203.0.113.0/24")[0].as_path, "64604", "the other one is left");
+        }
+    }
 }

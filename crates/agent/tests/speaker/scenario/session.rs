@@ -4,7 +4,7 @@ use super::{OUR_AS, OURS, Scene, THEIR_AS, THEIRS, THEM, inside, outside};
 use crate::bird::{hosts, speaker};
 use crate::daemon::{Kind, Neighbour, Setup, US};
 use crate::support::{LIMIT, peer};
-use lasthop_bgp::config::{Admin, Auth, ConnectMode, PeerConfig, Secret};
+use lasthop_bgp::config::{Admin, Auth, ConnectMode, PeerConfig, Role, RoleMode, Secret};
 use lasthop_testkit::netns::{Frames, Host};
 use std::time::Duration;
 
@@ -175,5 +175,35 @@ pub(super) fn ipv6_transport(kind: Kind) {
     // Over IPv6 OpenBGPD has no IPv4 address to name.
     if kind != Kind::OpenBgpd {
         scene.agent.learned(THEIRS[0], &[THEM]);
+    }
+}
+
+/// S27: provider and customer come together; two customers do not, and who insists on a role does not without.
+pub(super) fn roles(kind: Kind) {
+    let told = |role: &str| match kind {
+        Kind::Bird => format!("local role {role};"),
+        Kind::Frr => format!("local-role {role}"),
+        _ => format!("announce policy {role}"),
+    };
+    for (ours, theirs, mode, is_up) in [
+        (Role::Customer, "provider", RoleMode::Strict, true),
+        (Role::Customer, "customer", RoleMode::Lenient, false),
+        (Role::Customer, "", RoleMode::Strict, false),
+        (Role::Customer, "", RoleMode::Lenient, true),
+    ] {
+        let (setup, config) = outside();
+        let setup =
+            setup.but(|neighbour| neighbour.more = if theirs.is_empty() { String::new() } else { told(theirs) });
+        let mut scene = Scene::new(kind, &setup, PeerConfig { role: Some(ours), role_mode: mode, ..config });
+        if is_up {
+            scene.settled();
+            continue;
+        }
+        scene.agent.wait("the reason", LIMIT * 2, |agent| {
+            let error = agent.states.first().and_then(|state| state.last_error.clone()).unwrap_or_default();
+            error.to_lowercase().contains("role")
+        });
+        scene.agent.listen_for(Duration::from_secs(1));
+        assert!(!scene.agent.states[0].is_established(), "{theirs}, {mode:?}");
     }
 }
