@@ -44,8 +44,8 @@ fn filter(import: &str, export: &str) -> String {
 }
 
 /// Waits until the kernel has a learned route for a prefix, or none.
-fn in_kernel(lab: &Lab, prefix: &str, wanted: bool) {
-    lab.until("h1", &format!("ip route show {prefix}"), |said| said.contains("proto 77") == wanted);
+fn in_kernel(lab: &Lab, host: &str, prefix: &str, wanted: bool) {
+    lab.until(host, &format!("ip route show {prefix}"), |said| said.contains("proto 77") == wanted);
 }
 
 #[test]
@@ -70,23 +70,23 @@ fn filters_and_communities_show_at_bird_and_in_the_kernel_and_no_session_notices
     for once in ["(64512,77)", "(64512,9)", "(64512, 1, 2)"] {
         assert_eq!(route.matches(once).count(), 1, "{once}: {route}");
     }
-    in_kernel(&lab, "203.0.113.0/24", true);
-    in_kernel(&lab, "203.0.113.128/25", true);
-    in_kernel(&lab, "192.0.2.0/24", false);
+    in_kernel(&lab, "h1", "203.0.113.0/24", true);
+    in_kernel(&lab, "h1", "203.0.113.128/25", true);
+    in_kernel(&lab, "h1", "192.0.2.0/24", false);
     let since = bird.ask("show protocols h1");
 
     // The first rule that matches decides.
     let first = "{ action: Reject, cidr: 203.0.113.0/24, matchOperator: In, prefixLength: { min: 25 } }, ";
     lab.apply(&filter(&format!("{first}{accepted}"), "{ action: Reject, cidr: 10.65.0.50/32, matchOperator: Equal }"));
-    in_kernel(&lab, "203.0.113.128/25", false);
-    in_kernel(&lab, "203.0.113.0/24", true);
+    in_kernel(&lab, "h1", "203.0.113.128/25", false);
+    in_kernel(&lab, "h1", "203.0.113.0/24", true);
     bird.until("show route 10.65.0.50/32 all", |said| said.contains("not found"));
 
     // Without a filter: our own goes out as it is, and of a stranger's nothing is taken that nobody expects.
     lab.apply(&peer("x", "172.31.0.3", ""));
     let route = bird.until("show route 10.65.0.50/32 all", |said| said.contains("BGP.as_path: 64512\n"));
     assert!(route.contains("(64512,77)") && !route.contains("(64512,9)"), "{route}");
-    in_kernel(&lab, "203.0.113.0/24", false);
+    in_kernel(&lab, "h1", "203.0.113.0/24", false);
     assert_eq!(bird.ask("show protocols h1"), since, "the session stood all the time");
 }
 
@@ -121,6 +121,43 @@ fn two_ways_of_one_cost_are_both_in_the_kernel_and_one_goes_without_loss() {
             assert!(left.contains(if round % 2 == 0 { "172.31.0.4" } else { "172.31.0.3" }), "{left}");
             bird.ask("enable s4");
             ways(2);
+            ping.join().unwrap()
+        });
+        none_lost(&said);
+    }
+}
+
+#[test]
+fn with_bird_as_the_only_reflector_a_host_dies_and_comes_back_without_loss() {
+    // A few cells of the loss matrix (`make resilience`).
+    let hosts = "hosts: [{ name: h1, addresses: [172.31.0.1] }, { name: h2, addresses: [172.31.0.2] }]";
+    let lab = lab_of(&NETWORK.replace("hosts: [{ name: h1, addresses: [172.31.0.1] }]", hosts));
+    let session = |name: &str, address: &str| {
+        format!(
+            "protocol bgp {name} {{ local 172.31.0.3 as 64512; neighbor {address} as 64512; direct; rr client;
+               graceful restart on; connect delay time 1; connect retry time 1; error wait time 1, 2;
+               ipv4 {{ import all; export all; next hop keep; }}; }}\n"
+        )
+    };
+    let _bird = Bird::start(&lab, "x", "172.31.0.3", &(session("h1", "172.31.0.1") + &session("h2", "172.31.0.2")));
+    let to_reflector =
+        |host: &str| peer(&format!("{host}-x"), "172.31.0.3", "").replace("node: h1", &format!("node: {host}"));
+    lab.apply(&(to_reflector("h1") + &to_reflector("h2")).replace("64600", "64512"));
+    let spaces = ["a", "b"].map(|name| lab.space(name));
+    for ((host, space), address) in ["h1", "h2"].into_iter().zip(&spaces).zip(["10.65.0.50", "10.65.0.60"]) {
+        lab.attach(host, &attach(&space.0, veth(space, "eth0"), &[address]));
+    }
+    for (host, other) in [("h1", "10.65.0.60"), ("h2", "10.65.0.50")] {
+        in_kernel(&lab, host, other, true);
+    }
+    for roles in [&["bgp"][..], &["agent"], &["bgp", "agent"]] {
+        let said = std::thread::scope(|scope| {
+            let ping = scope.spawn(|| spaces[0].shell("ping -n -i0.002 -w6 10.65.0.60"));
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            roles.iter().for_each(|role| drop(lab.ok(&["kill", "h1", role])));
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            roles.iter().for_each(|role| drop(lab.ok(&["start", "h1", role])));
+            lab.until("h1", "lasthop bgp peers -o json", |said| said.contains("Established"));
             ping.join().unwrap()
         });
         none_lost(&said);

@@ -185,7 +185,8 @@ impl Raw {
         match self.stream.read(&mut room) {
             Ok(0) => self.closed = true,
             Ok(count) => self.bytes.extend_from_slice(&room[..count]),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {}
             Err(_) => self.closed = true,
         }
         while let Some(length) =
