@@ -1,6 +1,7 @@
 //! Changes that somebody waits for, or that go back by themselves ([`lasthop_model::Rollout`]), as one host sees them.
 //!
-//! * Once all of a rollout is in the store, the kernel is read back, and what it does not hold is reported.
+//! * Once all of a rollout is in the store, the kernel is read back, and what it does not hold is reported; also which resources
+//!   are of no use here, so that one of the rollout that was read and set aside does not count as in force.
 //! * Once its time is over, what it changed counts here as what it was before: from the snapshot, so also with the store gone
 //!   or after a restart. The store's keeper makes the store say the same ([`lasthop_store::rollout`]); when the rollout is
 //!   gone, confirmed or taken back, the store counts again.
@@ -12,6 +13,9 @@ use lasthop_store::{rollout, unstamped};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// How many resources that are of no use here a report names.
+const MOST_FINDINGS: usize = 1000;
 
 /// All rollouts that there are.
 #[derive(Debug, Default)]
@@ -143,8 +147,11 @@ impl Agent {
             return;
         }
         let faults = |object: &&String| self.rollouts.refused.contains(*object);
-        let refused: BTreeMap<String, String> =
+        let mut refused: BTreeMap<String, String> =
             self.pending.keys().filter(faults).map(|object| (object.clone(), self.pending[object].clone())).collect();
+        // Who waits knows which of the resources are of the rollout.
+        let findings = self.engine.desired().findings.iter().take(MOST_FINDINGS);
+        refused.extend(findings.map(|(resource, finding)| (resource.clone(), finding.to_string())));
         let mut reports = Vec::new();
         for open in self.rollouts.open.values_mut().filter(|open| open.rollout.revision.is_some()) {
             if open.reported.as_ref() != Some(&refused) {

@@ -111,6 +111,17 @@ fn a_host_that_is_late_is_named_with_the_reason() {
 }
 
 #[test]
+fn a_resource_of_no_use_to_a_host_is_not_in_force_there() {
+    let lab = datapath();
+    // Hosts of this lab have IPv4 addresses alone.
+    let peer = "apiVersion: projectcalico.org/v3\nkind: BGPPeer\nmetadata: { name: six }\nspec: { peerIP: 'fd00:7::1', asNumber: 64512 }\n";
+    let (ok, said) = lab.applies(peer, &["--wait", "--timeout", "15s"]);
+    assert!(!ok && said.contains("BGPPeer/six is not in force: "), "{said}");
+    // It stands in the way of nothing else.
+    lab.apply(TIER, &["--wait", "--timeout", "15s"]);
+}
+
+#[test]
 fn what_nobody_confirms_goes_back_also_after_a_restart_and_with_the_store_gone() {
     let lab = datapath();
     lab.apply(TIER, &[]);

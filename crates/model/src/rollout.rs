@@ -41,7 +41,8 @@ pub struct RolloutReport {
     pub rollout: String,
     /// The host.
     pub node: NodeName,
-    /// What its kernel does not hold as it ought to, and why; nothing: all is in force, and was read back.
+    /// What its kernel does not hold as it ought to, and which resources, of this rollout or not, are of no use to it (`Kind/name`),
+    /// and why; nothing: all is in force, and was read back.
     pub refused: BTreeMap<String, String>,
 }
 

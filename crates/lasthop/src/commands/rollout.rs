@@ -35,6 +35,8 @@ pub(crate) struct Flags {
 /// A change that is being made.
 pub(crate) struct Begun {
     rollout: Rollout,
+    /// Resources that are written.
+    written: BTreeSet<String>,
     flags: Flags,
 }
 
@@ -46,6 +48,7 @@ impl Flags {
 
     /// Stands in the store before the first change does.
     pub(crate) async fn begin(self, store: &dyn Store, changes: Vec<Change>) -> Result<Begun, Failure> {
+        let written = changes.iter().map(|change| change.key.to_string()).collect();
         let changes = if self.confirm.is_some() { changes } else { Vec::new() };
         self.check(store, &changes).await?;
         let time = self.confirm.unwrap_or(self.timeout + LATE);
@@ -55,7 +58,7 @@ impl Flags {
         if !rollout.changes.is_empty() {
             store.create(rollout::key_of(&rollout.name), rollout.to_document()).await?;
         }
-        Ok(Begun { rollout, flags: self })
+        Ok(Begun { rollout, written, flags: self })
     }
 
     async fn check(self, store: &dyn Store, changes: &[Change]) -> Result<(), Failure> {
@@ -100,7 +103,7 @@ fn now_nanos() -> u64 {
 impl Begun {
     /// All is written: waits, and says how to go on. What is late.
     pub(crate) async fn finish(self, store: &dyn Store, revision: Option<Revision>) -> Result<Vec<Failure>, Failure> {
-        let Self { mut rollout, flags } = self;
+        let Self { mut rollout, written, flags } = self;
         let mut late = Vec::new();
         if let (true, Some(revision)) = (flags.wait, revision) {
             rollout.revision = Some(revision.0);
@@ -109,7 +112,7 @@ impl Begun {
                 true => drop(store.create(key, document).await?),
                 false => drop(store.update(key, document, Expect::Any).await?),
             }
-            late = wait(store, &rollout.name, flags.timeout).await?;
+            late = wait(store, (&rollout.name, &written), flags.timeout).await?;
             if rollout.changes.is_empty() {
                 rollout::finish(store, &rollout.name).await?;
             }
@@ -130,7 +133,11 @@ impl Begun {
 }
 
 /// Waits until all hosts have reported that all is in force; a line for each that has not.
-async fn wait(store: &dyn Store, name: &str, limit: Duration) -> Result<Vec<Failure>, Failure> {
+async fn wait(
+    store: &dyn Store,
+    (name, written): (&str, &BTreeSet<String>),
+    limit: Duration,
+) -> Result<Vec<Failure>, Failure> {
     let begun = Instant::now();
     let mut nap = LOOKS[0];
     let mut progress = None;
@@ -145,7 +152,7 @@ async fn wait(store: &dyn Store, name: &str, limit: Duration) -> Result<Vec<Fail
                 reports.insert(report.node.clone(), report);
             }
         }
-        let late = laggards(&nodes, &reports);
+        let late = laggards(&nodes, &reports, written);
         if begun.elapsed() > PATIENCE {
             let progress = progress.get_or_insert_with(|| Progress::on_stderr(nodes.len() as u64));
             progress.waiting(&format!("waiting for {} of {} hosts", late.len(), nodes.len()));
@@ -161,15 +168,24 @@ async fn wait(store: &dyn Store, name: &str, limit: Duration) -> Result<Vec<Fail
     }
 }
 
-/// A line for each host where not all is in force.
-fn laggards(nodes: &BTreeSet<NodeName>, reports: &BTreeMap<NodeName, RolloutReport>) -> Vec<String> {
+/// A line for each host where not all is in force. Resources that are of no use there and were not written are left out.
+fn laggards(
+    nodes: &BTreeSet<NodeName>,
+    reports: &BTreeMap<NodeName, RolloutReport>,
+    written: &BTreeSet<String>,
+) -> Vec<String> {
+    let concerns = |object: &&String| {
+        let resource = object.split_once(' ').map_or(object.as_str(), |(resource, _)| resource);
+        !resource.contains('/') || written.contains(resource)
+    };
     let line = |node: &NodeName| match reports.get(node) {
         None => Some(format!(
             "{node}: has not reported: is its agent running, and does it reach the store? ('lasthop status' there tells)"
         )),
         Some(report) => {
-            let (object, why) = report.refused.first_key_value()?;
-            let more = report.refused.len() - 1;
+            let refused: Vec<&String> = report.refused.keys().filter(concerns).collect();
+            let object = *refused.first()?;
+            let (why, more) = (&report.refused[object], refused.len() - 1);
             let more = if more > 0 { format!(" (and {more} more)") } else { String::new() };
             Some(format!("{node}: {object} is not in force: {why}{more}"))
         }
@@ -268,12 +284,18 @@ mod tests {
             let refused = refused.iter().map(|(object, why)| ((*object).into(), (*why).into())).collect();
             (node.clone(), RolloutReport { rollout: "r".into(), node, refused })
         };
-        let reports = BTreeMap::from([report("h1", &[]), report("h3", &[("policy lhw1", "too long"), ("x", "y")])]);
+        let nodes = nodes.into_iter().chain(["h4".parse().unwrap()]).collect();
+        let reports = BTreeMap::from([
+            report("h1", &[("BGPPeer/old", "not of this change")]),
+            report("h3", &[("policy lhw1", "too long"), ("x", "y")]),
+            report("h4", &[("BGPPeer/new", "no address"), ("BGPPeer/old", "not of this change")]),
+        ]);
         assert_eq!(
-            laggards(&nodes, &reports),
+            laggards(&nodes, &reports, &BTreeSet::from(["BGPPeer/new".to_owned()])),
             [
                 "h2: has not reported: is its agent running, and does it reach the store? ('lasthop status' there tells)",
                 "h3: policy lhw1 is not in force: too long (and 1 more)",
+                "h4: BGPPeer/new is not in force: no address",
             ]
         );
     }
