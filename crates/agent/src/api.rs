@@ -66,6 +66,10 @@ pub enum Request {
         /// The file, with its whole path.
         file: String,
     },
+    /// What goes into the speaker is recorded in a file of its host from now on: answers whether it is.
+    BgpRecord(crate::speaker::Recording),
+    /// The recording ends: answers whether there was one.
+    BgpStopRecording,
     /// Stop the agent and take away all that it made in the kernel.
     RemoveAll,
 }

@@ -14,6 +14,7 @@ mod intent;
 mod link;
 mod liveness;
 pub mod protocol;
+mod record;
 mod serve;
 mod socket;
 mod station;
@@ -22,4 +23,5 @@ mod watch;
 
 pub use client::{Client, Event};
 pub use protocol::{LearnedRoute, PeerState, Question, ToSpeaker};
+pub use record::{Recording, ReplayError, Replayed, replay};
 pub use serve::{OnStop, ServeError, run, serve};

@@ -25,6 +25,8 @@ impl Agent {
             Request::BgpPaths { prefix } => Some(prefix.as_deref().map(parse).transpose().map(Question::Paths)),
             Request::BgpWhy { prefix } => Some(parse(prefix).map(Question::Why)),
             Request::BgpEvents { after } => Some(Ok(Question::Events(*after))),
+            Request::BgpRecord(recording) => Some(Ok(Question::Record(Some(recording.clone())))),
+            Request::BgpStopRecording => Some(Ok(Question::Record(None))),
             Request::BgpDump { file } => Some(Ok(Question::Dump(file.clone()))),
             _ => None,
         };

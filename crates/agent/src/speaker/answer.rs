@@ -22,6 +22,11 @@ impl Now {
         Self { instant: Instant::now(), wall: SystemTime::now() }
     }
 
+    /// A moment on both clocks.
+    pub(super) fn at(instant: Instant, wall: SystemTime) -> Self {
+        Self { instant, wall }
+    }
+
     /// Seconds since 1970 of a moment that has been.
     fn since(self, then: Instant) -> u64 {
         let wall = self.wall.checked_sub(self.instant.saturating_duration_since(then)).unwrap_or(UNIX_EPOCH);
@@ -150,11 +155,23 @@ fn peers(speaker: &Speaker, suspicion: Suspicion<'_>) -> Vec<PeerStatus> {
     peers
 }
 
-/// Answers a question.
+/// Answers a question in one message.
 ///
 /// # Errors
 /// In words, if the answer is too long.
-pub(super) fn answer(
+pub(super) fn answer(speaker: &Speaker, question: Question, about: (Now, Suspicion<'_>)) -> Result<String, String> {
+    let json = whole_answer(speaker, question, about)?;
+    if json.len() > FRAME_LIMIT - 64 {
+        return Err(format!("the answer has {} MiB, too many for one message: ask for one prefix", json.len() >> 20));
+    }
+    Ok(json)
+}
+
+/// Answers a question, however long the answer is.
+///
+/// # Errors
+/// In words, if it cannot be written as JSON.
+pub(super) fn whole_answer(
     speaker: &Speaker,
     question: Question,
     (now, suspicion): (Now, Suspicion<'_>),
@@ -166,11 +183,8 @@ pub(super) fn answer(
         Question::Paths(prefix) => json(&speaker.paths(prefix).into_iter().map(Path::from).collect::<Vec<_>>()),
         Question::Why(prefix) => json(&Why::from(speaker.why(prefix))),
         // The driver's.
-        Question::Events(_) | Question::Dump(_) => Err("not a question to the tables".to_owned()),
+        Question::Events(_) | Question::Dump(_) | Question::Record(_) => Err("not a question to the tables".to_owned()),
     }?;
-    if json.len() > FRAME_LIMIT - 64 {
-        return Err(format!("the answer has {} MiB, too many for one message: ask for one prefix", json.len() >> 20));
-    }
     Ok(json)
 }
 

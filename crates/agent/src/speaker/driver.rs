@@ -11,6 +11,7 @@ use super::intent::Intent;
 use super::link::{Channels, Greeted, InSync, Link};
 use super::liveness::Liveness;
 use super::protocol::{Question, ToAgent, ToSpeaker};
+use super::record::{Recorded, Recording};
 use super::socket::{self, Half, ListenTerms, Terms};
 use super::station::{Line, Station};
 use super::suspect::{self, Dropped};
@@ -97,7 +98,7 @@ pub(super) struct Listening {
 }
 
 pub(super) struct Driver {
-    speaker: Option<Speaker>,
+    speaker: Option<Recorded>,
     intent: Option<Intent>,
     intent_path: PathBuf,
     save_at: Option<Instant>,
@@ -168,7 +169,7 @@ impl Driver {
         for prefix in &intent.own {
             speaker.advertise(now, *prefix, Origin::default());
         }
-        self.speaker = Some(speaker);
+        self.speaker = Some(speaker.into());
         self.intent = Some(intent);
         self.complete_at = Some(now + AGENT_LIMIT);
         self.peers_changed = true;
@@ -218,7 +219,7 @@ impl Driver {
 
     /// When [`Self::timeout`] is due.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
-        let speaker = self.speaker.as_ref().and_then(Speaker::next_timeout);
+        let speaker = self.speaker.as_ref().and_then(|speaker| speaker.next_timeout());
         let link = self.agent.as_ref().and_then(Link::next_timeout);
         let station = self.station.as_ref().and_then(Station::next_timeout);
         [speaker, link, self.save_at, self.complete_at, self.watch.next_timeout(), self.dump_at, station]
@@ -298,8 +299,8 @@ impl Driver {
             Event::Station(line) => {
                 if let Some(station) = &mut self.station {
                     match line {
-                        Some(line) => station.came(line, now, self.speaker.as_mut()),
-                        None => station.went(self.speaker.as_mut()),
+                        Some(line) => station.came(line, now, self.speaker.as_deref_mut()),
+                        None => station.went(self.speaker.as_deref_mut()),
                     }
                 }
             }
@@ -378,7 +379,7 @@ impl Driver {
             former.refuse("another agent came".to_owned());
         }
         tracing::info!("the agent is here");
-        let untold = self.speaker.iter().flat_map(Speaker::all_learned).collect();
+        let untold = self.speaker.iter().flat_map(|speaker| speaker.all_learned()).collect();
         self.agent = Some(Link::new(greeted, self.channels.clone(), untold));
         self.say_listening();
     }
@@ -422,7 +423,7 @@ impl Driver {
                 if let Some(station) = &mut self.station {
                     station.begin(&mut speaker, now);
                 }
-                self.speaker = Some(speaker);
+                self.speaker = Some(speaker.into());
                 self.intent = Some(Intent { speaker: config, peers: BTreeMap::new(), own: BTreeSet::new() });
             }
         }
@@ -523,6 +524,10 @@ impl Driver {
             Some(speaker) if let Question::Events(after) = question => {
                 return self.watch.ask(now, (id, after), || speaker.peers());
             }
+            Some(_) if let Question::Record(wanted) = question => {
+                let answer = self.record(now, wanted.as_ref());
+                return self.say_answer(id, answer);
+            }
             Some(_) if let Question::Dump(path) = question => {
                 self.dumps.push(Dump::begin(path.into(), (id, self.channels.signals.clone()), now));
                 self.dump_at = Some(now);
@@ -532,6 +537,15 @@ impl Driver {
             None => Err("the speaker has not been configured yet: is there a Node for this host?".to_owned()),
         };
         self.say_answer(id, answer);
+    }
+
+    /// Begins or ends a recording.
+    fn record(&mut self, now: Instant, wanted: Option<&Recording>) -> Result<String, String> {
+        let (Some(speaker), Some(intent)) = (&mut self.speaker, &self.intent) else { return Ok("false".to_owned()) };
+        let Some(wanted) = wanted else { return Ok(speaker.stop_recording(now).to_string()) };
+        let peers = intent.peers.values().cloned().collect();
+        speaker.record(now, wanted, (&intent.speaker, peers, intent.own.iter().copied().collect()))?;
+        Ok("true".to_owned())
     }
 
     fn say_answer(&self, id: u64, answer: Result<String, String>) {
@@ -563,6 +577,7 @@ impl Driver {
     pub(super) fn carry_out(&mut self) {
         let Some(mut speaker) = self.speaker.take() else { return };
         let now = Instant::now();
+        speaker.before_polling(now);
         let watched = self.watch.is_on(now);
         while let Some(output) = speaker.poll_output() {
             match output {

@@ -17,7 +17,7 @@ use std::net::IpAddr;
 pub(super) use mirror::{Speaker as SpeakerMirror, peers, prefixes};
 
 /// The version of the messages below: raised with every change of theirs.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// The longest frame.
 pub const FRAME_LIMIT: usize = 16 << 20;
@@ -71,6 +71,8 @@ pub enum Question {
     Events(Option<u64>),
     /// The tables, written to this file of the speaker's host as MRT (RFC 6396); answered when it is whole.
     Dump(String),
+    /// What goes into the speaker is to be recorded from now on; `None`: no longer.
+    Record(Option<super::Recording>),
 }
 
 /// A learned prefix and the next hops of its best paths; none if it is gone.

@@ -14,6 +14,7 @@ mod load;
 mod mrt;
 mod raw;
 mod reasons;
+mod record;
 mod restart;
 mod scenario;
 mod secure;

@@ -8,8 +8,9 @@ use crate::peer::{Peer, PeerId};
 use crate::session::Connection;
 use crate::wire::nlri::{Nlri, PathIds};
 use crate::wire::update::Update;
-use crate::wire::{Outcome, one_by_one, pack_withdraw};
+use crate::wire::{Outcome, end_of_rib, keepalive, one_by_one, pack_withdraw};
 use lasthop_net::{Asn, Family, Prefix};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -123,6 +124,28 @@ impl Speaker {
             }
         }
         (told, last.filter(|_| seen == most))
+    }
+
+    /// Each session that is up: its connection, the peer's address, ours, and all that the peer has said as it could have
+    /// come: its OPEN, a KEEPALIVE, its routes, and End-of-RIB where that came.
+    #[must_use]
+    pub fn sessions_as_said(&self) -> Vec<(ConnId, IpAddr, IpAddr, Vec<u8>)> {
+        let mut said: BTreeMap<PeerId, Vec<u8>> = BTreeMap::new();
+        for family in Family::ALL {
+            let (updates, _) = self.told_rows(family, None, usize::MAX);
+            for (id, update) in updates {
+                said.entry(id).or_default().extend(update);
+            }
+        }
+        let sessions = self.peers.iter().filter_map(|(id, peer)| Some((id, peer, peer.established()?)));
+        let whole = |(id, peer, connection): (&PeerId, &Peer, &Connection)| {
+            let mut octets = connection.their_open().to_vec();
+            octets.extend(keepalive());
+            octets.extend(said.get(id).into_iter().flatten());
+            peer.end_of_rib.iter().for_each(|family| octets.extend(end_of_rib(*family)));
+            (connection.id, peer.config.address, connection.local, octets)
+        };
+        sessions.map(whole).collect()
     }
 
     /// Tells the station of a session that is up.

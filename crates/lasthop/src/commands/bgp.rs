@@ -1,6 +1,7 @@
 //! `lasthop bgp`: the speaker's process, and questions to it.
 
 mod dump;
+mod record;
 mod watch;
 
 use super::bgp_plan;
@@ -66,6 +67,17 @@ Examples:\n  lasthop bgp watch\n  lasthop bgp watch -o json"
     /// Write the tables to a file in MRT format (RFC 6396), which bgpdump and others read
     #[command(after_help = "Example:\n  lasthop bgp dump --mrt /tmp/rib.mrt && bgpdump -m /tmp/rib.mrt")]
     Dump(dump::Args),
+    /// Record what goes into the speaker, with its time, so that it can be replayed elsewhere
+    #[command(
+        after_help = "The recording begins with how everything stands. It holds addresses, routes and policies, but no password.\n\n\
+Examples:\n  lasthop bgp record --output /tmp/flap.rec --for 120\n  lasthop bgp record --stop\n  lasthop bgp replay /tmp/flap.rec"
+    )]
+    Record(record::Args),
+    /// Put a recording into a fresh speaker, without sockets and under virtual time; print its peers and paths at the end
+    #[command(
+        after_help = "Needs neither root nor an agent.\n\nExamples:\n  lasthop bgp replay /tmp/flap.rec\n  lasthop bgp replay /tmp/flap.rec -o json"
+    )]
+    Replay(record::ReplayArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -88,6 +100,8 @@ pub(crate) fn run(context: &Context, args: Args) -> Outcome {
     let mut kernel_of = None;
     let (request, ask, draw): (_, _, Draw) = match args.command {
         Some(Command::Watch(ask)) => return watch::run(context, &ask),
+        Some(Command::Record(args)) => return record::run(context, &args),
+        Some(Command::Replay(args)) => return record::replay(&args),
         Some(Command::Dump(args)) => return dump::run(context, &args),
         None => return speak(context, if args.withdraw { OnStop::Withdraw } else { OnStop::KeepRoutes }),
         Some(Command::Plan(args)) => return bgp_plan::run(context, &args),
