@@ -216,7 +216,8 @@ impl Station {
     }
 
     fn until(&mut self, agent: &mut Agent, what: &str, done: impl Fn(&Known) -> bool) {
-        let end = Instant::now() + LIMIT;
+        // A table of thousands of routes, on a machine that does other things.
+        let end = Instant::now() + LIMIT * 3;
         while !done(&self.known) {
             self.read();
             agent.listen_for(Duration::from_millis(5));
