@@ -201,6 +201,9 @@ impl World<'_> {
     /// The key in a secret, if one is asked for; never a session without it.
     fn auth(&self, reference: Option<&SecretRef>, found: &mut Found) -> Result<Option<Auth>, String> {
         let Some(reference) = reference else { return Ok(None) };
+        if reference.name.is_empty() {
+            return Err("its password names no secret, and there is no session without it: set secretKeyRef".to_owned());
+        }
         found.secrets.insert(reference.clone());
         match self.snapshot.secrets.get(reference).map(Secret::reveal) {
             None => Err(format!(

@@ -138,6 +138,14 @@ fn without_its_secret_there_is_no_session_and_the_reason_is_told() {
 }
 
 #[test]
+fn a_password_that_names_no_secret_is_no_way_around_one() {
+    let tor = ("BGPPeer", "tor", "", "node: n1, peerIP: 192.0.2.1, asNumber: 65001, password: {}");
+    let engine = engine("n1", &[NO_MESH, tor]);
+    assert_eq!(addresses(engine.desired().bgp.as_ref().unwrap()), []);
+    assert!(engine.desired().findings["BGPPeer/tor"].to_string().contains("names no secret"));
+}
+
+#[test]
 fn a_gateway_to_a_peer_is_a_route_before_what_the_peer_says_itself() {
     let tor = ("BGPPeer", "tor", "", "peerIP: 192.0.2.1, asNumber: 65001, reachableBy: 172.18.0.1");
     let mut engine = engine("n1", &[NO_MESH, tor]);

@@ -253,7 +253,6 @@ fn secrets_and_communities_are_read() {
     assert_eq!(read.mesh_password.unwrap().to_string(), "bgp/mesh");
     assert_eq!(read.unsupported, ["spec.serviceClusterIPs"]);
     for (reference, path) in [
-        (json!({}), "spec.password.secretKeyRef"),
         (json!({"secretKeyRef": {"key": "k"}}), "spec.password.secretKeyRef.name"),
         (json!({"secretKeyRef": {"name": "../x", "key": "k"}}), "spec.password.secretKeyRef.name"),
         (json!({"secretKeyRef": {"name": "x", "key": ".."}}), "spec.password.secretKeyRef.key"),
