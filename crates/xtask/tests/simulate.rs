@@ -19,5 +19,6 @@ fn two_hundred_hosts_behind_three_levels_of_reflectors_know_only_what_is_true() 
 #[test]
 fn mistakes_harm_nobody_but_those_who_make_them() {
     let outcome = spoil::spoil(&spoil::Options { sessions: 50, messages: 20_000 }).unwrap();
-    assert!((100..10_000).contains(&outcome.resets), "{outcome:?}: too few or too many");
+    // A mistake in a length ends the session; whoever makes other ones keeps it.
+    assert!((2_000..18_000).contains(&outcome.resets), "{outcome:?}: too few or too many");
 }
