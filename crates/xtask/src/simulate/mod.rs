@@ -133,7 +133,7 @@ fn report(world: &World, steps: &[Step]) -> Result<String> {
         world.prefixes(),
         world.whole(),
     )?;
-    text.push_str("| step | virtual time until the last host knows | sends | MB | UPDATEs heard by hosts | CPU of all | resident |\n");
+    text.push_str("| step | virtual time until the last host knows | sends | MB | UPDATEs heard by hosts | took here | resident |\n");
     text.push_str("|---|---|---|---|---|---|---|\n");
     for step in steps {
         writeln!(
