@@ -9,9 +9,10 @@
 //! about sets that have the label that it cannot do without ([`Selector::requirements`]), so an item costs what the selectors that
 //! may match it cost, and a selector what the label sets cost that it may match.
 
+use super::interned::Interned;
 use lasthop_model::Labels;
 use lasthop_model::selector::{Requirement, Selector};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// A change of membership.
@@ -36,7 +37,7 @@ pub(crate) struct Index<S, I> {
     unrestricted: BTreeSet<S>,
     /// Distinct sets of labels.
     sets: BTreeMap<Number, LabelSet<S, I>>,
-    numbers: HashMap<Arc<Labels>, Number>,
+    numbers: Interned<Labels, Number>,
     next: Number,
     /// Sets of labels by label.
     sets_by_key: BTreeMap<String, BTreeMap<String, BTreeSet<Number>>>,
@@ -64,7 +65,7 @@ impl<S, I> Default for Index<S, I> {
             by_key: BTreeMap::new(),
             unrestricted: BTreeSet::new(),
             sets: BTreeMap::new(),
-            numbers: HashMap::new(),
+            numbers: Interned::default(),
             next: 0,
             sets_by_key: BTreeMap::new(),
             items: BTreeMap::new(),
@@ -174,7 +175,7 @@ impl<S: Copy + Ord, I: Copy + Ord> Index<S, I> {
 
     /// The number of a set of labels; a new one is held against the selectors that may match it.
     fn number(&mut self, labels: &Labels) -> Number {
-        if let Some(number) = self.numbers.get(labels) {
+        if let Some((_, number)) = self.numbers.get(labels) {
             return *number;
         }
         let number = self.next;
@@ -196,7 +197,7 @@ impl<S: Copy + Ord, I: Copy + Ord> Index<S, I> {
             }
         }
         let labels = Arc::new(labels.clone());
-        self.numbers.insert(labels.clone(), number);
+        self.numbers.add(labels.clone(), number);
         self.sets.insert(number, LabelSet { labels, items: BTreeSet::new(), selectors });
         number
     }

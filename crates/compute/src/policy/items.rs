@@ -1,10 +1,10 @@
 //! What selectors find: workloads of all hosts, host endpoints, network sets; kept small, since a cluster has many.
 
+use super::interned::Interned;
 use lasthop_model::policy::{HostEndpoint, NamedPort, NetworkSet};
 use lasthop_model::{EndpointKey, Key, Labels, WorkloadEndpoint};
 use lasthop_net::Prefix;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::hash::Hash;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// A number for an item, while it is known.
@@ -48,21 +48,9 @@ pub(crate) struct Items {
     free: Vec<ItemId>,
     by_namespace: BTreeMap<String, BTreeSet<ItemId>>,
     by_profile: BTreeMap<String, BTreeSet<ItemId>>,
-    homes: HashSet<Arc<Home>>,
-    labels: HashSet<Arc<Labels>>,
-    ports: HashSet<Arc<[NamedPort]>>,
-}
-
-/// The one copy of a value that many have. Values that nobody has any more go when the table has doubled since.
-fn shared<T: Eq + Hash + ?Sized>(table: &mut HashSet<Arc<T>>, value: Arc<T>) -> Arc<T> {
-    if let Some(known) = table.get(&value) {
-        return known.clone();
-    }
-    if table.len().is_power_of_two() && table.len() >= 64 {
-        table.retain(|known| Arc::strong_count(known) > 1);
-    }
-    table.insert(value.clone());
-    value
+    homes: Interned<Home>,
+    labels: Interned<Labels>,
+    ports: Interned<[NamedPort]>,
 }
 
 impl Items {
@@ -85,9 +73,9 @@ impl Items {
     /// Takes in an item and returns its number, and what it was before.
     pub(crate) fn put(&mut self, name: ItemName, item: Item) -> (ItemId, Option<Item>) {
         let item = Item {
-            home: shared(&mut self.homes, item.home),
-            labels: shared(&mut self.labels, item.labels),
-            ports: shared(&mut self.ports, item.ports),
+            home: self.homes.shared(item.home),
+            labels: self.labels.shared(item.labels),
+            ports: self.ports.shared(item.ports),
             nets: item.nets,
         };
         let next = u32::try_from(self.names.len()).unwrap_or(u32::MAX);

@@ -9,6 +9,7 @@
 //! Programs, stacks and sets are counted by who refers to them, and go with the last.
 
 mod index;
+mod interned;
 mod items;
 mod local;
 mod sets;
