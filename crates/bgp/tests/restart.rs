@@ -254,3 +254,30 @@ fn a_peer_without_graceful_restart_is_waited_for_a_few_seconds() {
     bench.run_for(SECOND * 6);
     assert_eq!((bench.learned.len(), bench.in_sync), (1, 1));
 }
+
+#[test]
+fn with_nothing_to_say_it_is_said_at_once_that_this_was_all() {
+    let mut bench = Bench::two_peers(false);
+    bench.with(|speaker, now| speaker.own_routes_complete(now));
+    let conn = bench.connect(PEER, &open(65001, PRESERVED));
+    bench.send(conn, &end_of_rib());
+    assert_eq!(bench.seen[&conn].end_of_rib.len(), 2);
+}
+
+#[test]
+fn what_stands_behind_many_routes_of_a_peer_s_own_is_sent_to_it_at_once() {
+    let (mut bench, first) = told(PRESERVED);
+    let second = bench.connect(OTHER, &RawOpen { id: [192, 0, 2, 200].into(), ..open(65002, PRESERVED) });
+    let attributes = |asn: &str, next_hop: [u8; 4]| {
+        [attribute(0x40, 1, &[0]), attribute(0x40, 2, &hex(asn)), attribute(0x40, 3, &next_hop)].concat()
+    };
+    for part in 0..40_u8 {
+        let own: Vec<u8> = (0..=255).flat_map(|last| [32, 10, 0, part, last]).collect();
+        bench.send(first, &update(&[], &attributes("02010000fde9", PEER), &own));
+    }
+    bench.send(second, &update(&[], &attributes("02010000fdea", OTHER), &[32, 198, 51, 100, 1]));
+    let seen = |bench: &mut Bench| std::mem::take(&mut bench.seen.get_mut(&first).unwrap().routes);
+    assert!(seen(&mut bench).contains_key(&prefix("198.51.100.1/32")));
+    bench.send(first, &message(5, &[0, 1, 0, 1]));
+    assert!(seen(&mut bench).contains_key(&prefix("198.51.100.1/32")));
+}

@@ -451,8 +451,15 @@ impl Speaker {
     pub(super) fn flush(&mut self) {
         self.flush_groups();
         let lagging: Vec<PeerId> = self.lagging.iter().copied().collect();
-        for id in &lagging {
-            self.serve(*id);
+        loop {
+            let mut more = false;
+            for id in &lagging {
+                more |= self.serve(*id);
+            }
+            // A part of what a peer is owed may be nothing: a family without routes, a stretch of routes that are its own.
+            if !more || !self.outputs.is_empty() {
+                break;
+            }
         }
         let lags = |peer: &Peer| peer.owed.place().is_some();
         if !lagging.is_empty() && self.lagging.is_empty() && !self.peers.values().any(lags) {
@@ -490,18 +497,19 @@ impl Speaker {
         }
     }
 
-    /// Sends a lagging peer the next part of what it is owed, and End-of-RIB when that is all (RFC 4724 section 4.1).
-    fn serve(&mut self, id: PeerId) {
+    /// Sends a lagging peer the next part of what it is owed, and End-of-RIB when that is all (RFC 4724 section 4.1); whether
+    /// there is more.
+    fn serve(&mut self, id: PeerId) -> bool {
         let group = self.groups.values_mut().find(|group| group.members.contains(&id));
         let (Some(group), Some(peer)) = (group, self.peers.get_mut(&id)) else {
             self.lagging.remove(&id);
-            return;
+            return false;
         };
-        let Some(conn) = peer.established().map(|connection| connection.id) else { return };
+        let Some(conn) = peer.established().map(|connection| connection.id) else { return false };
         if peer.owed.congested.is_some() {
             // `drained` puts it back.
             self.lagging.remove(&id);
-            return;
+            return false;
         }
         let owed = &mut peer.owed;
         if !owed.prefixes.is_empty() {
@@ -523,7 +531,7 @@ impl Speaker {
             send(&mut self.outputs, (id, conn), &chunk.messages, &mut peer.counters.updates_out);
         }
         if !peer.owed.prefixes.is_empty() || peer.owed.place().is_some() {
-            return;
+            return true;
         }
         self.lagging.remove(&id);
         for family in std::mem::take(&mut peer.owed.refresh) {
@@ -536,6 +544,7 @@ impl Speaker {
                 self.outputs.push_back(Output::Send { conn, bytes: end_of_rib(family).into() });
             }
         }
+        false
     }
 
     /// More End-of-RIBs may go out from now on: all who are owed one are served again.
