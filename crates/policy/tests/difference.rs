@@ -135,6 +135,21 @@ fn a_member_of_a_set_is_a_change_though_no_policy_is() {
     assert!(check(&before, &after) > 0);
 }
 
+#[test]
+fn an_edit_of_rules_is_a_change_though_stacks_are_made_of_the_same_programs() {
+    let one = |port: u16| {
+        let documents = [
+            serde_json::json!({"apiVersion": "projectcalico.org/v3", "kind": "WorkloadEndpoint", "metadata": {"name": "w1", "namespace": "x"},
+                "spec": {"node": "n1", "interfaceName": "lh1", "ipNetworks": ["10.65.0.1/32"]}}),
+            serde_json::json!({"apiVersion": "projectcalico.org/v3", "kind": "GlobalNetworkPolicy", "metadata": {"name": "p"},
+                "spec": {"ingress": [{"action": "Allow", "protocol": "TCP", "destination": {"ports": [port]}}]}}),
+        ];
+        world(&documents.map(|document| lasthop_model::Resource::parse(&document).unwrap()))
+    };
+    let [before, after] = [one(80), one(443)];
+    assert!(check(&before, &after) > 0);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 16, max_shrink_iters: 200, ..ProptestConfig::default() })]
 

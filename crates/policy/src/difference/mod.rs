@@ -17,7 +17,7 @@ pub use group::{Group, Territory};
 pub use traffic::Traffic;
 
 use crate::decide::{Packet, Transport, Verdict, prefixes_of};
-use crate::ir::SetId;
+use crate::ir::{SetId, StackId};
 use crate::journey::{Network, Party, Question};
 use group::Register;
 use lasthop_model::NodeName;
@@ -107,7 +107,8 @@ pub fn difference(before: &Network<'_>, after: &Network<'_>) -> Difference {
         }
     }
     let taken: BTreeSet<IpAddr> = first.values().chain(second.values()).flatten().copied().collect();
-    let mut comparison = Comparison { views: &views, changed: changed_sets(&views), cuts: BTreeMap::new() };
+    let (changed, edited) = (changed_sets(&views), views[0].edited(&views[1]));
+    let mut comparison = Comparison { views: &views, changed, edited, cuts: BTreeMap::new() };
     let mut register = Register { world: after.world, parties: &both, parts: BTreeMap::new() };
     let mut by_family = Vec::new();
     for family in Family::ALL {
@@ -200,6 +201,8 @@ fn halves(net: Prefix) -> Vec<Prefix> {
 struct Comparison<'a> {
     views: &'a [View<'a>; 2],
     changed: BTreeSet<SetId>,
+    /// Stacks of which programs differ.
+    edited: BTreeSet<StackId>,
     /// Of frames, before and after.
     cuts: BTreeMap<(usize, Frame), Cuts>,
 }
@@ -260,7 +263,10 @@ impl Comparison<'_> {
         if is_outside(from) && is_outside(to) {
             return true;
         }
-        let stays = |class: &Class| !class.moved && class.frames[0] == class.frames[1];
+        let stays = |class: &Class| {
+            let [before, now] = &class.frames;
+            !class.moved && before == now && !before.stacks().any(|stack| self.edited.contains(&stack))
+        };
         if !stays(from) || !stays(to) {
             return false;
         }

@@ -2,7 +2,7 @@
 
 use super::traffic::Cuts;
 use crate::decide::prefixes_of;
-use crate::ir::{Interface, InterfacePolicy, Member, SetId, StackId};
+use crate::ir::{Interface, InterfacePolicy, Member, Program, ProgramId, SetId, Stack, StackId};
 use crate::journey::{Network, Party, Site};
 use lasthop_model::{EndpointToHost, NodeName};
 use lasthop_net::{Family, Prefix};
@@ -50,6 +50,23 @@ pub(super) struct View<'a> {
     /// Members of each set.
     pub(super) members: BTreeMap<SetId, &'a BTreeSet<Member>>,
     stacks: BTreeMap<StackId, Cuts>,
+    /// Programs, and those of each stack.
+    programs: BTreeMap<ProgramId, &'a Program>,
+    asked: BTreeMap<StackId, &'a Stack>,
+}
+
+impl Frame {
+    /// All stacks in it.
+    pub(super) fn stacks(&self) -> impl Iterator<Item = StackId> {
+        let of_interface = |policy: &InterfacePolicy| {
+            let InterfacePolicy { input, output, forward_in, forward_out, before_dnat, untracked_in, untracked_out } =
+                *policy;
+            [input, output, forward_in, forward_out, before_dnat, untracked_in, untracked_out]
+        };
+        let interfaces = self.site.iter().flat_map(|site| &site.interfaces).flatten();
+        let own = self.own.into_iter().flat_map(|(from, to)| [from, to]);
+        own.chain(interfaces.flat_map(of_interface).flatten())
+    }
 }
 
 impl<'a> View<'a> {
@@ -60,13 +77,17 @@ impl<'a> View<'a> {
             ports: BTreeMap::new(),
             members: BTreeMap::new(),
             stacks: BTreeMap::new(),
+            programs: BTreeMap::new(),
+            asked: BTreeMap::new(),
         };
         let mut programs = BTreeMap::new();
         for (_, host) in network.hosts.values() {
             view.members.extend(host.policy.sets.iter().map(|(id, set)| (*id, &set.members)));
             for (id, program) in &host.policy.programs {
                 programs.entry(*id).or_insert_with(|| Cuts::of(program));
+                view.programs.insert(*id, program);
             }
+            view.asked.extend(host.policy.stacks.iter().map(|(id, stack)| (*id, &**stack)));
             for (id, stack) in &host.policy.stacks {
                 view.stacks.entry(*id).or_insert_with(|| {
                     let mut cuts = Cuts::default();
@@ -89,6 +110,14 @@ impl<'a> View<'a> {
             }
         }
         view
+    }
+
+    /// Stacks that are made of the same programs in another network, of which some have other rules there.
+    pub(super) fn edited(&self, other: &View<'_>) -> BTreeSet<StackId> {
+        let programs = |stack: &Stack| stack.steps.iter().flat_map(|step| step.programs.clone()).collect::<Vec<_>>();
+        let differs = |id: &ProgramId| self.programs.get(id) != other.programs.get(id);
+        let edited = self.asked.iter().filter(|(_, stack)| programs(stack).iter().any(differs));
+        edited.map(|(id, _)| *id).collect()
     }
 
     /// Every prefix that a rule, a set of prefixes or a failsafe port tells apart from what is around it.
