@@ -279,8 +279,8 @@ mod tests {
 
     fn prefix(number: u32, family: Family) -> Prefix {
         let address = match family {
-            Family::V4 => IpAddr::from((0x0a00_0000 + number / 2).to_be_bytes()),
-            Family::V6 => IpAddr::from((0xfd65_u128 << 112 | u128::from(number / 2)).to_be_bytes()),
+            Family::V4 => IpAddr::from((0x0a00_0000 + number / 2 * 2).to_be_bytes()),
+            Family::V6 => IpAddr::from((0xfd65_u128 << 112 | u128::from(number / 2 * 2)).to_be_bytes()),
         };
         let bits = family.bits() - u8::try_from(number % 2).unwrap();
         Prefix::new(address, bits).unwrap()
