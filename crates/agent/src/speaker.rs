@@ -11,6 +11,7 @@ mod connection;
 mod driver;
 mod dump;
 mod intent;
+mod lines;
 mod link;
 mod liveness;
 pub mod protocol;

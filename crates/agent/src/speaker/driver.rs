@@ -5,42 +5,34 @@
 //! hears the last state only, and a new agent all.
 
 use super::answer::{self, Now};
-use super::connection::{Connection, Queue};
+use super::connection::Queue;
 use super::dump::Dump;
 use super::intent::Intent;
+use super::lines::Lines;
 use super::link::{Channels, Greeted, InSync, Link};
 use super::liveness::Liveness;
 use super::protocol::{Question, ToAgent, ToSpeaker};
 use super::record::{Recorded, Recording};
-use super::socket::{self, Half, ListenTerms, Terms};
+use super::socket::{self, ListenTerms, Terms};
 use super::station::{Line, Station};
-use super::suspect::{self, Dropped};
+use super::suspect;
 use super::watch::Watch;
 use crate::config::BmpConfig;
 use lasthop_bgp::bfd;
 use lasthop_bgp::config::{PeerConfig, SpeakerConfig};
 use lasthop_bgp::{ConnId, Input, Origin, Output, Speaker, Start, StopMode};
 use lasthop_net::Prefix;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
-use tokio::task::{JoinHandle, JoinSet};
 
 /// How long the intent on disk may be behind.
 const SAVE_AFTER: Duration = Duration::from_millis(50);
 
 /// After a crash, how long the agent has to come and complete the intent before it counts as complete.
 const AGENT_LIMIT: Duration = Duration::from_secs(3);
-
-/// How much one read takes: some fifteen hundred routes, which the agent programs while we read the next.
-const READ_SIZE: usize = 8 << 10;
-
-/// How many reads are taken together at most.
-const MOST_READS: usize = 16;
 
 /// What tasks report.
 pub(super) enum Event {
@@ -103,12 +95,7 @@ pub(super) struct Driver {
     intent_path: PathBuf,
     save_at: Option<Instant>,
     complete_at: Option<Instant>,
-    connections: HashMap<ConnId, Connection>,
-    /// Their peers, and what the kernel had dropped when they came up.
-    sockets: HashMap<ConnId, (IpAddr, Weak<TcpStream>, Dropped)>,
-    dialling: HashMap<ConnId, JoinHandle<()>>,
-    next_accepted: u64,
-    closing: JoinSet<()>,
+    lines: Lines,
     liveness: Liveness,
     agent: Option<Link>,
     watch: Watch,
@@ -136,11 +123,7 @@ impl Driver {
             intent_path,
             save_at: None,
             complete_at: None,
-            connections: HashMap::new(),
-            sockets: HashMap::new(),
-            dialling: HashMap::new(),
-            next_accepted: 1,
-            closing: JoinSet::new(),
+            lines: Lines::new(channels.clone()),
             liveness: Liveness::new(channels.signals.clone()),
             agent: None,
             watch: Watch::default(),
@@ -212,9 +195,9 @@ impl Driver {
         }
     }
 
-    /// How many octets are taken before what they lead to is carried out, which costs a system call for every peer.
+    /// How many octets are taken before what they lead to is carried out.
     pub(super) fn batch(&self) -> usize {
-        READ_SIZE * self.connections.len().clamp(1, MOST_READS)
+        self.lines.batch()
     }
 
     /// When [`Self::timeout`] is due.
@@ -269,16 +252,14 @@ impl Driver {
             Event::Accepted(stream, peer) => self.accepted(now, stream, peer),
             Event::Dialled { conn, peer, result } => self.dialled(now, (conn, peer), result),
             Event::Received { conn, bytes } => {
-                if self.connections.contains_key(&conn)
+                if self.lines.is_up(conn)
                     && let Some(speaker) = &mut self.speaker
                 {
                     speaker.receive(now, conn, &bytes);
                 }
             }
             Event::Closed { conn, reason } => {
-                if let Some(connection) = self.connections.remove(&conn) {
-                    self.sockets.remove(&conn);
-                    self.closing.spawn(connection.close());
+                if self.lines.close(conn) {
                     self.input(now, Input::Closed { conn, reason });
                 }
             }
@@ -314,7 +295,7 @@ impl Driver {
                 }
             }
         }
-        while self.closing.try_join_next().is_some() {}
+        self.lines.reap();
     }
 
     fn input(&mut self, now: Instant, input: Input) {
@@ -339,38 +320,22 @@ impl Driver {
             }
             return;
         };
-        let conn = ConnId(self.next_accepted);
-        self.next_accepted += 2;
-        self.open((conn, peer), stream);
+        let conn = self.lines.accepted(peer, stream);
         self.input(now, Input::Accepted { conn, peer, local });
     }
 
     fn dialled(&mut self, now: Instant, (conn, peer): (ConnId, IpAddr), result: std::io::Result<TcpStream>) {
         // One that is not awaited any more goes with `result`.
-        if self.dialling.remove(&conn).is_none() {
+        if !self.lines.dialled(conn) {
             return;
         }
         match result.and_then(|stream| Ok((socket::local(&stream)?, stream))) {
             Ok((local, stream)) => {
-                self.open((conn, peer), stream);
+                self.lines.open((conn, peer), stream);
                 self.input(now, Input::Connected { conn, peer, local });
             }
             Err(error) => self.input(now, Input::ConnectFailed { conn, peer, error: error.to_string() }),
         }
-    }
-
-    fn open(&mut self, (conn, peer): (ConnId, IpAddr), stream: TcpStream) {
-        socket::prepare(&stream);
-        let stream = Arc::new(stream);
-        self.sockets.insert(conn, (peer, Arc::downgrade(&stream), Dropped::read()));
-        let reader = tokio::spawn(listen(conn, Arc::clone(&stream), self.channels.data.clone()));
-        let signals = self.channels.signals.clone();
-        let connection = Connection::start(Half(Arc::clone(&stream)), reader, move || {
-            // The driver goes only with the process.
-            let _ = signals.send(Event::Drained(conn));
-        });
-        let connection = connection.writing_at_once(stream);
-        self.connections.insert(conn, connection);
     }
 
     fn agent_came(&mut self, greeted: Greeted) {
@@ -402,7 +367,7 @@ impl Driver {
                 self.withdraw(now, prefixes);
                 self.carry_out();
                 if let Some(link) = &mut self.agent {
-                    link.answer_when_flushed(seq, self.connections.values());
+                    link.answer_when_flushed(seq, self.lines.connections());
                 }
             }
             ToSpeaker::Complete => self.complete(now),
@@ -444,17 +409,7 @@ impl Driver {
         for peer in peers.values().filter(|peer| former.get(&peer.address) != Some(peer)) {
             speaker.set_peer(now, peer.clone());
         }
-        for (conn, (peer, stream, _)) in &self.sockets {
-            let (Some(old), Some(new), Some(stream)) = (former.get(peer), peers.get(peer), stream.upgrade()) else {
-                continue;
-            };
-            let (old, new) = (Terms::of(old), Terms::of(new));
-            if old != new
-                && let Err(error) = new.apply(&stream, Some(&old))
-            {
-                tracing::error!(%peer, %conn, %error, "the live connection is not as it is configured");
-            }
-        }
+        self.lines.apply(&former, &peers);
         let changed = former != peers;
         intent.peers = peers;
         if changed {
@@ -569,8 +524,7 @@ impl Driver {
     /// Why nothing comes over a connection that is up.
     fn suspicion(&self, peer: IpAddr) -> Option<String> {
         let terms = Terms::of(self.intent.as_ref()?.peers.get(&peer)?);
-        let mut before = self.sockets.values().filter(|(of, ..)| *of == peer).map(|(.., before)| *before);
-        suspect::no_open(&terms, before.next()?)
+        suspect::no_open(&terms, self.lines.before(peer)?)
     }
 
     /// Carries out what the speaker wants done, and tells the agent what is new.
@@ -583,20 +537,12 @@ impl Driver {
             match output {
                 Output::Connect { conn, peer, .. } => self.dial(conn, peer),
                 Output::Send { conn, bytes } => {
-                    if let Some(connection) = self.connections.get(&conn)
-                        && connection.send(bytes) == Queue::Congested
-                    {
+                    if self.lines.send(conn, bytes) == Some(Queue::Congested) {
                         speaker.handle(now, Input::Congested { conn });
                     }
                 }
                 Output::Close { conn } => {
-                    self.sockets.remove(&conn);
-                    if let Some(connection) = self.connections.remove(&conn) {
-                        self.closing.spawn(connection.close());
-                    }
-                    if let Some(dialling) = self.dialling.remove(&conn) {
-                        dialling.abort();
-                    }
+                    self.lines.close(conn);
                 }
                 Output::Learned { prefix, next_hops } => {
                     if watched {
@@ -640,17 +586,10 @@ impl Driver {
     }
 
     fn dial(&mut self, conn: ConnId, peer: IpAddr) {
-        let events = self.channels.data.clone();
         // The speaker has no other peers than the intent.
-        let Some(terms) = self.intent.as_ref().and_then(|intent| intent.peers.get(&peer)).map(Terms::of) else {
-            return;
-        };
-        let task = tokio::spawn(async move {
-            let result = socket::connect(&terms).await;
-            // The driver goes only with the process.
-            let _ = events.send(Event::Dialled { conn, peer, result }).await;
-        });
-        self.dialling.insert(conn, task);
+        if let Some(peer_config) = self.intent.as_ref().and_then(|intent| intent.peers.get(&peer)) {
+            self.lines.dial(conn, peer, Terms::of(peer_config));
+        }
     }
 
     /// Tells a BMP station of everything from now on.
@@ -673,48 +612,13 @@ impl Driver {
         {
             tracing::debug!(%error, "the intent is not removed");
         }
-        let connections: Vec<Connection> = self.connections.drain().map(|(_, connection)| connection).collect();
-        for connection in connections {
-            self.closing.spawn(connection.close());
-        }
+        self.lines.close_all();
         if let Some(station) = self.station.take() {
             station.end().await;
         }
         if let Some(link) = agent {
             link.refuse("the speaker ends".to_owned());
         }
-        while self.closing.join_next().await.is_some() {}
-    }
-}
-
-async fn listen(conn: ConnId, read: Arc<TcpStream>, events: mpsc::Sender<Event>) {
-    loop {
-        let event = match receive(&read).await {
-            Ok(bytes) if bytes.is_empty() => {
-                Event::Closed { conn, reason: "the peer closed the connection".to_owned() }
-            }
-            Ok(bytes) => Event::Received { conn, bytes },
-            Err(error) => Event::Closed { conn, reason: error.to_string() },
-        };
-        let end = matches!(event, Event::Closed { .. });
-        if events.send(event).await.is_err() || end {
-            return;
-        }
-    }
-}
-
-/// What has arrived; nothing at the end of the stream. No memory is held while nothing arrives.
-async fn receive(read: &TcpStream) -> std::io::Result<Vec<u8>> {
-    loop {
-        read.readable().await?;
-        let mut bytes = Vec::with_capacity(READ_SIZE);
-        match read.try_read_buf(&mut bytes) {
-            Ok(_) => {
-                bytes.shrink_to_fit();
-                return Ok(bytes);
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
+        self.lines.ended().await;
     }
 }

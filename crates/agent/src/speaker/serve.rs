@@ -221,7 +221,11 @@ impl Port {
                         io::ErrorKind::AddrNotAvailable => "; bindMode says NodeIP: is it an address of this host?",
                         _ => "",
                     };
-                    problem = Some(format!("{at}: {error}{hint}"));
+                    let of = match at.ip() {
+                        ip if ip.is_unspecified() => Family::of(ip).to_string(),
+                        ip => ip.to_string(),
+                    };
+                    problem = Some(format!("{of} port {}: {error}{hint}", at.port()));
                 }
             }
         }
