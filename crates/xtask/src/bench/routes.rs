@@ -23,11 +23,17 @@ const HOSTS: &str = "
 peering: custom
 hosts: [{ name: one, addresses: [172.18.203.11] }]
 ";
+/// The feeder is no node of ours, so what it says is taken because a filter says so.
 const PEER: &str = "
+apiVersion: projectcalico.org/v3
+kind: BGPFilter
+metadata: { name: all }
+spec: { importV4: [{ action: Accept }] }
+---
 apiVersion: projectcalico.org/v3
 kind: BGPPeer
 metadata: { name: feeder }
-spec: { peerIP: 172.18.203.60, asNumber: 64512 }
+spec: { peerIP: 172.18.203.60, asNumber: 64512, filters: [all] }
 ";
 
 /// A host of ours, BIRD as another host, and the BIRD that feeds both.
