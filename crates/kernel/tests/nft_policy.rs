@@ -798,20 +798,25 @@ fn rules_count_and_denied_packets_are_told() {
     assert!((1..150).contains(&told), "{told} of 200 are told");
 }
 
-#[test]
-fn log_rules_note_as_settings_say() {
-    let lab = Lab::new();
-    let mut nft = lab.open();
-    let mut policy = edited(&mut Random(3));
+/// The policy `watch` of tier `ops`, of one rule, is all that the sender's link has.
+fn watch(policy: &mut HostPolicy, rule: Rule) {
     let key = Key { kind: Kind::GlobalNetworkPolicy, namespace: None, name: "watch".into() };
-    let log = Rule { action: Action::Log, ..policy.programs.values().next().expect("a program").rules[0].clone() };
     let owner = Owner::Policy { tier: "ops".into(), key };
-    let program = Program { owner, direction: Direction::Egress, force: Force::Enforced, rules: vec![log] };
+    let program = Program { owner, direction: Direction::Egress, force: Force::Enforced, rules: vec![rule] };
     let step = Step { name: StepName::Tier("ops".into()), programs: vec![program.id()], otherwise: TierDefault::Pass };
     let stack = Stack { steps: vec![step], end: End::GoOn };
     policy.workloads.insert(name(FROM), WorkloadPolicy { from: stack.id(), to: stack.id() });
     policy.programs.insert(program.id(), Arc::new(program));
     policy.stacks.insert(stack.id(), Arc::new(stack));
+}
+
+#[test]
+fn log_rules_note_as_settings_say() {
+    let lab = Lab::new();
+    let mut nft = lab.open();
+    let mut policy = edited(&mut Random(3));
+    let log = Rule { action: Action::Log, ..policy.programs.values().next().expect("a program").rules[0].clone() };
+    watch(&mut policy, log);
     all_done(&nft.sync_policy(&policy, PolicyScope::All));
     for (log, listed) in [
         (logging(None, 5), "counter packets 0 bytes 0 log prefix \"seen by ops gnp/watch: \""),
@@ -841,14 +846,7 @@ fn what_others_did_is_told_in_the_words_of_policy() {
     policy.sets.insert(id, Set { kind: SetKind::Addresses, members: members.into() });
     let mut rule = policy.programs.values().next().expect("a program").rules[0].clone();
     (rule.action, rule.source.within) = (Action::Deny, BTreeSet::from([id]));
-    let key = Key { kind: Kind::GlobalNetworkPolicy, namespace: None, name: "watch".into() };
-    let owner = Owner::Policy { tier: "ops".into(), key };
-    let program = Program { owner, direction: Direction::Egress, force: Force::Enforced, rules: vec![rule] };
-    let step = Step { name: StepName::Tier("ops".into()), programs: vec![program.id()], otherwise: TierDefault::Pass };
-    let stack = Stack { steps: vec![step], end: End::GoOn };
-    policy.workloads.insert(name(FROM), WorkloadPolicy { from: stack.id(), to: stack.id() });
-    policy.programs.insert(program.id(), Arc::new(program));
-    policy.stacks.insert(stack.id(), Arc::new(stack));
+    watch(&mut policy, rule);
     all_done(&nft.sync_policy(&policy, PolicyScope::All));
     let mut repaired = |tampering: &str| {
         lab.host.sh(tampering);

@@ -6,11 +6,45 @@ use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, recv, sendto, setsockopt, socket, sockopt,
 };
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long from one request to the next.
+const EVERY: Duration = Duration::from_millis(1);
 
 /// Length of an IPv4 header without options, and of an ICMP header.
 const HEADERS: usize = 20 + 8;
+
+/// What became of requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Stream {
+    pub(crate) asked: usize,
+    pub(crate) lost: usize,
+}
+
+/// Asks a thousand times a second until it is stopped; an answer counts for a second after the end.
+pub(crate) fn ask_until(to: Ipv4Addr, id: u16, stop: &AtomicBool) -> Result<Stream> {
+    let echo = Echo::open(to, id)?;
+    let mut answered = BTreeSet::new();
+    let mut asked = 0;
+    let mut next = Instant::now();
+    while !stop.load(Ordering::Relaxed) {
+        echo.ask(asked);
+        asked += 1;
+        answered.extend(std::iter::from_fn(|| echo.answer()));
+        next += EVERY;
+        std::thread::sleep(next.saturating_duration_since(Instant::now()));
+    }
+    let end = Instant::now() + Duration::from_secs(1);
+    while answered.len() < asked as usize && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(5));
+        answered.extend(std::iter::from_fn(|| echo.answer()));
+    }
+    Ok(Stream { asked: asked as usize, lost: asked as usize - answered.len() })
+}
 
 /// Asks one address.
 pub(crate) struct Echo {

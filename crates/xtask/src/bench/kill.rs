@@ -1,7 +1,7 @@
 //! `kill -9` of the agent, the speaker and both, under traffic; and what a restarted agent writes.
 
 use super::Plan;
-use super::echo::Echo;
+use super::echo;
 use super::monitor::Monitor;
 use super::report::{Bar, Row};
 use super::site::{Site, until};
@@ -26,7 +26,6 @@ workloads:
 ";
 const W1: Ipv4Addr = Ipv4Addr::new(10, 65, 0, 21);
 const W2: Ipv4Addr = Ipv4Addr::new(10, 65, 0, 22);
-const ASK_EVERY: Duration = Duration::from_millis(1);
 /// How long the host goes without the killed process.
 const DOWN: Duration = Duration::from_millis(300);
 /// How long traffic goes on when all is well again: stale routes would go by then.
@@ -124,7 +123,7 @@ fn under_traffic(site: &Site, work: impl FnOnce() -> Result<()>) -> Result<Lost>
     std::thread::scope(|scope| -> Result<()> {
         let (stop, lost) = (&stop, &mut lost);
         let ping = |namespace: String, to: Ipv4Addr, id: u16| {
-            scope.spawn(move || netns::within(&namespace, || ping(to, id, stop)))
+            scope.spawn(move || netns::within(&namespace, || echo::ask_until(to, id, stop)))
         };
         let pings = [ping(w1.clone(), W2, 0x6c31), ping(w2.clone(), W1, 0x6c32)];
         let receiving = scope.spawn(|| receive(&listener));
@@ -135,9 +134,9 @@ fn under_traffic(site: &Site, work: impl FnOnce() -> Result<()>) -> Result<Lost>
         stop.store(true, Ordering::Relaxed);
         let panicked = |_| anyhow!("a traffic thread panicked");
         for thread in pings {
-            let (asked, answered) = thread.join().map_err(panicked)???;
-            lost.asked += asked;
-            lost.pings += asked - answered;
+            let asked = thread.join().map_err(panicked)???;
+            lost.asked += asked.asked;
+            lost.pings += asked.lost;
         }
         let sent = sending.join().map_err(panicked)??;
         let (received, gap) = receiving.join().map_err(panicked)??;
@@ -147,27 +146,6 @@ fn under_traffic(site: &Site, work: impl FnOnce() -> Result<()>) -> Result<Lost>
     })?;
     lost.resent = self::resent(&w1)? - resent;
     Ok(lost)
-}
-
-/// Asks a thousand times a second; how often, and how often there was an answer within a second after the end.
-fn ping(to: Ipv4Addr, id: u16, stop: &AtomicBool) -> Result<(usize, usize)> {
-    let echo = Echo::open(to, id)?;
-    let mut answered = BTreeSet::new();
-    let mut asked = 0;
-    let mut next = Instant::now();
-    while !stop.load(Ordering::Relaxed) {
-        echo.ask(asked);
-        asked += 1;
-        answered.extend(std::iter::from_fn(|| echo.answer()));
-        next += ASK_EVERY;
-        std::thread::sleep(next.saturating_duration_since(Instant::now()));
-    }
-    let end = Instant::now() + Duration::from_secs(1);
-    while answered.len() < asked as usize && Instant::now() < end {
-        std::thread::sleep(Duration::from_millis(5));
-        answered.extend(std::iter::from_fn(|| echo.answer()));
-    }
-    Ok((asked as usize, answered.len()))
 }
 
 /// Sends 16 kB each millisecond; how many bytes in all.

@@ -1,25 +1,16 @@
 //! A thousand packets a second and what becomes of each: between the workloads, and from outside to one of them.
 
 use super::network::{Network, WORKLOADS};
-use crate::bench::echo::Echo;
+use crate::bench::echo::{self, Stream};
 use anyhow::{Result, anyhow};
 use lasthop_lab::netns;
-use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-const EVERY: Duration = Duration::from_millis(1);
 /// Traffic before anything happens, and how long it goes on when all is well again: stale routes would go by then.
 const BEFORE: Duration = Duration::from_millis(300);
 const AFTER: Duration = Duration::from_secs(6);
-
-/// What became of one stream of packets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Stream {
-    pub(super) asked: usize,
-    pub(super) lost: usize,
-}
 
 /// What became of all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,7 +28,7 @@ pub(super) fn during(network: &Network, work: impl FnOnce() -> Result<()>) -> Re
         let stop = &stop;
         let stream = |part: &str, to: Ipv4Addr, id: u16| {
             let namespace = network.namespace(part);
-            scope.spawn(move || netns::within(&namespace, || ask(to, id, stop)))
+            scope.spawn(move || netns::within(&namespace, || echo::ask_until(to, id, stop)))
         };
         // Where there are two at the edge, the first is what something happens to.
         let outside = network.edges.last().map_or("edge", |edge| edge.name);
@@ -53,25 +44,4 @@ pub(super) fn during(network: &Network, work: impl FnOnce() -> Result<()>) -> Re
         done?;
         Ok(Lost { between: became[0], outside: became[1] })
     })
-}
-
-/// Asks until it is stopped; an answer counts for a second after the end.
-fn ask(to: Ipv4Addr, id: u16, stop: &AtomicBool) -> Result<Stream> {
-    let echo = Echo::open(to, id)?;
-    let mut answered = BTreeSet::new();
-    let mut asked = 0;
-    let mut next = Instant::now();
-    while !stop.load(Ordering::Relaxed) {
-        echo.ask(asked);
-        asked += 1;
-        answered.extend(std::iter::from_fn(|| echo.answer()));
-        next += EVERY;
-        std::thread::sleep(next.saturating_duration_since(Instant::now()));
-    }
-    let end = Instant::now() + Duration::from_secs(1);
-    while answered.len() < asked as usize && Instant::now() < end {
-        std::thread::sleep(Duration::from_millis(5));
-        answered.extend(std::iter::from_fn(|| echo.answer()));
-    }
-    Ok(Stream { asked: asked as usize, lost: asked as usize - answered.len() })
 }

@@ -1,7 +1,8 @@
 //! The table.
 
 use super::peers::Kind;
-use super::probe::{Lost, Stream};
+use super::probe::Lost;
+use crate::bench::echo::Stream;
 use anyhow::{Context, Result};
 use std::fmt::Write;
 use std::path::Path;
